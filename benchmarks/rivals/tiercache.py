@@ -1,0 +1,28 @@
+"""tiercache itself, L1 only, as it comes: TTL, jitter, single flight and counting are on."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from benchmarks.rivals import TTL_SECONDS, AsyncFunction, Function, Rival
+from tiercache import LRU, Cache
+
+_names = count()
+
+
+def blocking(function: Function, maxsize: int) -> Function:
+    cache = Cache(f"bench-{next(_names)}", l1=LRU(maxsize), ttl=TTL_SECONDS)
+    return cache.cached()(function)
+
+
+def awaited(function: AsyncFunction, maxsize: int) -> AsyncFunction:
+    return blocking(function, maxsize)
+
+
+RIVAL = Rival(
+    distribution="tiercache-toolkit",
+    features=("ttl", "bounded", "threads", "single flight", "counts"),
+    key=lambda cached, argument: cached.key(argument),
+    blocking=blocking,
+    awaited=awaited,
+)

@@ -1,0 +1,151 @@
+"""One worker process: serves its clients for a while, without the cache or with it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from examples.city_service.clients import Written, aask, ask
+from examples.city_service.database import City, CityDatabase, cities
+from examples.city_service.service import AsyncCityService, CityService
+from examples.city_service.tally import Tally
+from examples.city_service.traffic import Traffic
+from tiercache import LRU, Cache, Redis, SQLite, Stats
+
+THREADS = 4  # clients of a threaded worker
+TASKS = 8  # clients of an asyncio worker
+DATABASE_THREADS = 4  # of an asyncio worker
+TTL = 30.0  # seconds
+_REPORT_EACH = 0.2  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a worker has to know."""
+
+    number: int
+    database: Path
+    l2: Path
+    redis: str | None
+    seed: int
+
+    @property
+    def is_async(self) -> bool:
+        """Whether this one serves from asyncio."""
+        return self.number % 2 == 1
+
+    def cache(self) -> Cache:
+        """Return the cache that all workers share by its name and its L2."""
+        l2 = Redis(self.redis) if self.redis else SQLite(self.l2)
+        return Cache("city-demo", l1=LRU(10_000), l2=l2, ttl=TTL)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A while of serving."""
+
+    seconds: float
+    is_cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a phase in one worker."""
+
+    tally: Tally
+    seconds: float
+    queries: int
+    stats: Stats | None
+
+
+def main(plan: Plan, pipe: Connection) -> None:
+    """Serve each phase that comes through the pipe; send reads so far, at the end the outcome."""
+    known = cities(plan.database)
+    while (phase := pipe.recv()) is not None:
+        pipe.send(_serve(plan, phase, known, pipe))
+
+
+def _serve(plan: Plan, phase: Phase, known: Sequence[City], pipe: Connection) -> Outcome:
+    database = CityDatabase(plan.database, plan.number)
+    cache = plan.cache() if phase.is_cached else None
+    clients = TASKS if plan.is_async else THREADS
+    streams = [Traffic(known, seed=plan.seed * 1000 + number) for number in range(clients)]
+    crowd = Crowd(streams, [Tally() for _ in streams], Written(plan.number), phase.seconds)
+    with _reporting(crowd, pipe):
+        if plan.is_async:
+            asyncio.run(_serve_tasks(database, cache, crowd))
+        else:
+            _serve_threads(database, cache, crowd)
+    seconds = time.perf_counter() - crowd.began
+    stats = None if cache is None else cache.stats()
+    if cache is not None:
+        cache.close()
+    return Outcome(crowd.total(), seconds, database.queries, stats)
+
+
+@dataclass(slots=True)
+class Crowd:
+    """All clients of a worker in one phase."""
+
+    streams: Sequence[Traffic]
+    tallies: Sequence[Tally]
+    written: Written
+    seconds: float
+    began: float = field(default_factory=time.perf_counter)
+
+    def is_over(self) -> bool:
+        """Whether the clients should go home."""
+        return time.perf_counter() - self.began > self.seconds
+
+    def total(self) -> Tally:
+        """Return what all of them saw."""
+        total = Tally()
+        for tally in self.tallies:
+            total.add(tally)
+        return total
+
+
+def _serve_threads(database: CityDatabase, cache: Cache | None, crowd: Crowd) -> None:
+    service = CityService(database, cache)
+    with ThreadPoolExecutor(len(crowd.streams)) as threads:
+        running = [
+            threads.submit(ask, service, stream, crowd.is_over, crowd.written, tally)
+            for stream, tally in zip(crowd.streams, crowd.tallies, strict=True)
+        ]
+        for each in running:
+            each.result()
+
+
+async def _serve_tasks(database: CityDatabase, cache: Cache | None, crowd: Crowd) -> None:
+    with ThreadPoolExecutor(DATABASE_THREADS) as threads:
+        service = AsyncCityService(database, cache, threads)
+        async with asyncio.TaskGroup() as tasks:
+            for stream, tally in zip(crowd.streams, crowd.tallies, strict=True):
+                tasks.create_task(aask(service, stream, crowd.is_over, crowd.written, tally))
+    if cache is not None:
+        await cache.aclose()
+
+
+@contextmanager
+def _reporting(crowd: Crowd, pipe: Connection) -> Iterator[None]:
+    """Tell how many reads there were so far, several times a second, from a thread."""
+    is_done = threading.Event()
+
+    def report() -> None:
+        while not is_done.wait(_REPORT_EACH):
+            pipe.send(sum(tally.reads for tally in crowd.tallies))
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()

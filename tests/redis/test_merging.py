@@ -1,0 +1,338 @@
+"""Concurrent single reads share a round trip: by hand over a fake, and counted on a server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.servers import Proxy
+from tiercache.errors import StoreError, StoreTimeout
+from tiercache.tiers.merging import MAX_BATCH, MergedTasks, MergedThreads
+from tiercache.tiers.redis import Redis
+
+
+class Wire:
+    """A fake round trip that a test holds open; answers each key with itself in capitals."""
+
+    def __init__(self, *, timeout=5.0):
+        self.batches = []
+        self.budgets = []
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+        self.errors = []
+        self.merged = MergedThreads(self.fetch, timeout)
+
+    def fetch(self, keys, budget):
+        self.batches.append(list(keys))
+        self.budgets.append(budget)
+        error = self.errors.pop(0) if self.errors else None
+        self.started.release()
+        assert self.gate.acquire(timeout=10)
+        if error is not None:
+            raise error
+        return [key.upper() for key in keys]
+
+    def until_waiting(self, count):
+        """Return once that many readers are lined up."""
+        deadline = time.monotonic() + 10
+        while len(self.merged._waiting) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
+
+
+class TestThreads:
+    def test_a_lone_read_goes_out_at_once_and_alone(self):
+        """Nobody to wait for: one fetch of one key, with the whole timeout."""
+        wire = Wire()
+        wire.gate.release()
+        assert wire.merged.read("a") == "A"
+        assert (wire.batches, wire.budgets) == ([["a"]], [None])
+
+    def test_reads_during_a_round_trip_form_the_next(self, pool):
+        """What arrives while one is under way goes out together, in order of arrival."""
+        wire = Wire()
+        first = pool.submit(wire.merged.read, "first")
+        assert wire.started.acquire(timeout=10)
+        others = []
+        for number in range(20):
+            others.append(pool.submit(wire.merged.read, f"k{number}"))
+            wire.until_waiting(number + 1)
+        wire.gate.release(2)
+        assert first.result(10) == "FIRST"
+        assert [each.result(10) for each in others] == [f"K{n}" for n in range(20)]
+        assert wire.batches == [["first"], [f"k{n}" for n in range(20)]]
+
+    def test_a_failing_batch_fails_its_readers_only(self, pool):
+        """All of a batch get the error, each an exception of its own; the next is served."""
+        wire = Wire()
+        first = pool.submit(wire.merged.read, "first")
+        assert wire.started.acquire(timeout=10)
+        wire.errors.append(StoreTimeout("too late"))
+        failing = [pool.submit(wire.merged.read, key) for key in "abc"]
+        wire.until_waiting(3)
+        wire.gate.release()
+        assert first.result(10) == "FIRST"
+        assert wire.started.acquire(timeout=10)
+        later = pool.submit(wire.merged.read, "later")
+        wire.until_waiting(1)
+        wire.gate.release(2)
+        errors = [each.exception(10) for each in failing]
+        assert [type(error) for error in errors] == [StoreTimeout] * 3
+        assert len({id(error) for error in errors}) == 3
+        assert later.result(10) == "LATER"
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), SystemExit()])
+    def test_a_broken_leader_strands_nobody(self, pool, error):
+        """Whatever ends a leader, its followers are told and the next read goes out."""
+        wire = Wire()
+        first = pool.submit(wire.merged.read, "first")
+        assert wire.started.acquire(timeout=10)
+        wire.errors.append(error)
+        followers = [pool.submit(wire.merged.read, key) for key in "abc"]
+        wire.until_waiting(3)
+        wire.gate.release(3)
+        first.result(10)
+        kinds = [type(each.exception(10)) for each in followers]
+        assert sorted(kinds, key=str) == sorted([type(error), StoreError, StoreError], key=str)
+        assert wire.merged.read("after") == "AFTER"
+
+    def test_a_broken_lone_reader_strands_nobody(self, pool):
+        """The first reader failing hands over to those who waited meanwhile."""
+        wire = Wire()
+        wire.errors.append(KeyboardInterrupt())
+        first = pool.submit(wire.merged.read, "first")
+        assert wire.started.acquire(timeout=10)
+        second = pool.submit(wire.merged.read, "second")
+        wire.until_waiting(1)
+        wire.gate.release(2)
+        assert isinstance(first.exception(10), KeyboardInterrupt)
+        assert second.result(10) == "SECOND"
+
+    def test_a_follower_does_not_wait_for_a_stuck_leader(self, pool):
+        """A follower gives up soon after the timeout, and reads go on without the stuck one."""
+        wire = Wire(timeout=0.2)
+        stuck = pool.submit(wire.merged.read, "stuck")
+        assert wire.started.acquire(timeout=10)
+        began = time.monotonic()
+        late = pool.submit(wire.merged.read, "late")
+        assert isinstance(late.exception(10), StoreTimeout)
+        assert 0.2 < time.monotonic() - began < 2
+        fresh = pool.submit(wire.merged.read, "fresh")
+        assert wire.started.acquire(timeout=10)  # it went out although "stuck" is still out
+        wire.gate.release(2)
+        assert fresh.result(10) == "FRESH"
+        assert stuck.result(10) == "STUCK"
+        wire.gate.release()
+        assert wire.merged.read("after") == "AFTER"
+
+    def test_a_batch_that_waited_gets_less_time(self, pool):
+        """Patience counts from arrival: the batch's budget is what is left of the timeout."""
+        wire = Wire(timeout=1.0)
+        first = pool.submit(wire.merged.read, "first")
+        assert wire.started.acquire(timeout=10)
+        second = pool.submit(wire.merged.read, "second")
+        wire.until_waiting(1)
+        time.sleep(0.4)
+        wire.gate.release(2)
+        first.result(10)
+        second.result(10)
+        assert 0.25 <= wire.budgets[1] <= 0.6
+
+    def test_a_batch_is_bounded(self, monkeypatch, pool):
+        """More readers than fit wait for the batch after."""
+        monkeypatch.setattr("tiercache.tiers.merging.MAX_BATCH", 4)
+        wire = Wire()
+        first = pool.submit(wire.merged.read, "first")
+        assert wire.started.acquire(timeout=10)
+        others = [pool.submit(wire.merged.read, f"k{n}") for n in range(10)]
+        wire.until_waiting(10)
+        wire.gate.release(10)
+        first.result(10)
+        assert sorted(each.result(10) for each in others) == [f"K{n}" for n in range(10)]
+        assert [len(batch) for batch in wire.batches] == [1, 4, 4, 2]
+
+    def test_many_rounds_of_many_threads(self, pool):
+        """With threads switched as often as can be, every reader gets its own answer."""
+        merged = MergedThreads(lambda keys, budget: [key.upper() for key in keys], 10.0)
+        barrier = threading.Barrier(16)
+
+        def work(name):
+            barrier.wait()
+            return all(merged.read(f"{name}-{n}") == f"{name}-{n}".upper() for n in range(200))
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            assert all(pool.map(work, map(str, range(16))))
+        finally:
+            sys.setswitchinterval(interval)
+        assert not merged._is_busy
+        assert not merged._waiting
+
+
+class TestTasks:
+    async def test_reads_of_one_turn_go_out_together(self):
+        """All tasks ready in a turn of the loop share one fetch."""
+        batches = []
+
+        async def fetch(keys, budget):
+            batches.append(list(keys))
+            return [key.upper() for key in keys]
+
+        merged = MergedTasks(fetch, 1.0)
+
+        async def read(key):
+            return await merged.read(key)
+
+        answers = await asyncio.gather(*(read(f"k{n}") for n in range(50)))
+        assert answers == [f"K{n}" for n in range(50)]
+        assert batches == [[f"k{n}" for n in range(50)]]
+
+    async def test_reads_during_a_round_trip_form_the_next(self):
+        """What arrives while one is under way goes out together."""
+        batches, gate = [], asyncio.Event()
+
+        async def fetch(keys, budget):
+            batches.append(list(keys))
+            await gate.wait()
+            return keys
+
+        merged = MergedTasks(fetch, 1.0)
+        first = merged.read("first")
+        await asyncio.sleep(0)
+        others = []
+        for key in "abc":
+            others.append(merged.read(key))
+            await asyncio.sleep(0)
+        gate.set()
+        assert await asyncio.gather(first, *others) == ["first", "a", "b", "c"]
+        assert batches == [["first"], ["a", "b", "c"]]
+
+    async def test_cancelling_any_reader_leaves_the_others(self):
+        """The I/O is nobody's: each of its readers may go, the first too."""
+        for victim in range(3):
+            gate = asyncio.Event()
+
+            async def fetch(keys, budget, gate=gate):
+                await gate.wait()
+                return keys
+
+            merged = MergedTasks(fetch, 1.0)
+            readers = [merged.read(key) for key in "abc"]
+            await asyncio.sleep(0)
+            readers[victim].cancel()
+            gate.set()
+            answers = await asyncio.gather(*readers, return_exceptions=True)
+            assert isinstance(answers[victim], asyncio.CancelledError)
+            assert [a for n, a in enumerate(answers) if n != victim] == [
+                k for n, k in enumerate("abc") if n != victim
+            ]
+
+    async def test_a_failing_batch_fails_its_readers_only(self):
+        """Each reader gets an exception of its own; the next batch is served."""
+        fails = True
+
+        async def fetch(keys, budget):
+            if fails:
+                raise StoreTimeout("too late")
+            return keys
+
+        merged = MergedTasks(fetch, 1.0)
+        errors = await asyncio.gather(*map(merged.read, "abc"), return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreTimeout] * 3
+        assert len({id(error) for error in errors}) == 3
+        fails = False
+        assert await merged.read("a") == "a"
+
+    async def test_a_cancelled_runner_strands_nobody(self):
+        """Should the I/O's own task be cancelled, its readers get an error and the next go on."""
+
+        async def fetch(keys, budget):
+            if "slow" in keys:
+                await asyncio.sleep(60)
+            return keys
+
+        merged = MergedTasks(fetch, 1.0)
+        slow = merged.read("slow")
+        await asyncio.sleep(0)
+        waiting = merged.read("waiting")
+        merged._runner.cancel()
+        for reader in (slow, waiting):
+            with pytest.raises(StoreError, match="cancelled"):
+                await reader
+        assert await merged.read("next") == "next"
+
+    async def test_a_batch_is_bounded(self):
+        """More readers than fit wait for the batch after."""
+        sizes = []
+
+        async def fetch(keys, budget):
+            sizes.append(len(keys))
+            return keys
+
+        merged = MergedTasks(fetch, 1.0)
+        await asyncio.gather(*(merged.read(str(n)) for n in range(MAX_BATCH + 10)))
+        assert sizes == [MAX_BATCH, 10]
+
+
+class TestOnServer:
+    def test_a_lone_read_is_one_get(self, server, store):
+        """Reads one after another are GETs and nothing else."""
+        store.write("u:1", b"1", 60)
+        for _ in range(10):
+            store.read("u:1")
+        calls = server.command_calls()
+        assert (calls["get"], calls.get("mget", 0)) == (10, 0)
+        assert calls["time"] == 1
+
+    async def test_tasks_of_one_turn_are_one_mget(self, server, store):
+        """A hundred concurrent reads cost one command."""
+        await store.awrite_many([(f"u:{n}", b"%d" % n, 60) for n in range(100)])
+        for _ in range(5):
+            answers = await asyncio.gather(*(store.aread(f"u:{n}") for n in range(100)))
+            assert [bytes(each.payload) for each in answers] == [b"%d" % n for n in range(100)]
+        calls = server.command_calls()
+        assert (calls["mget"], calls.get("get", 0)) == (5, 0)
+        await store.aclose()
+
+    def test_threads_behind_a_slow_read_are_one_mget(self, server, pool):
+        """While the first reply is held back, all others line up for one MGET."""
+        with Proxy(server.port) as proxy:
+            store = Redis(proxy.url, timeout=5)
+            store.write_many([(f"u:{n}", b"%d" % n, 60) for n in range(16)])
+            proxy.hold()
+            reads = [pool.submit(store.read, f"u:{n}") for n in range(16)]
+            deadline = time.monotonic() + 10
+            while len(store._threads._waiting) < 15:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            proxy.release()
+            answers = [bytes(read.result(10).payload) for read in reads]
+            store.close()
+        assert answers == [b"%d" % n for n in range(16)]
+        calls = server.command_calls()
+        assert (calls["get"], calls["mget"]) == (1, 1)
+
+    def test_a_hung_server_fails_every_reader_in_time(self, own_server, pool):
+        """All readers of a frozen server are told within about the timeout."""
+        store = Redis(own_server.url, timeout=0.3)
+        store.write("u:1", b"1", 60)
+        own_server.freeze()
+        began = time.monotonic()
+        errors = [pool.submit(store.read, f"u:{n}") for n in range(20)]
+        assert {type(each.exception(10)) for each in errors} == {StoreTimeout}
+        assert time.monotonic() - began < 0.3 * 2
+        own_server.thaw()
+        assert bytes(store.read("u:1").payload) == b"1"
+        store.close()

@@ -1,0 +1,74 @@
+"""tiercache: a multi-tier cache for Python services.
+
+A call is answered from process memory (L1), else from a store that processes share (L2), else by
+one load. ``@cached`` over a blocking or async function is all that most need::
+
+    from tiercache import cached
+
+    @cached(ttl="10m")
+    def get_user(user_id: int) -> dict: ...
+"""
+
+from .cache import Cache
+from .codec import Codec
+from .default import cached, configure, default_cache
+from .entry import Freshness, RemovalCause
+from .errors import (
+    CacheError,
+    ConfigurationError,
+    DecodeError,
+    EncodeError,
+    LoadErrors,
+    LoadTimeout,
+    StoreError,
+    StoreTimeout,
+    UncacheableArguments,
+)
+from .flow import MISS, Miss, UncacheableValueWarning
+from .functions import AsyncCachedFunction, CachedFunction
+from .plugin import Event, Load, Plugin
+from .stats import CacheInfo, LoadSeconds, Stats
+from .tiers.memory import LRU
+from .tiers.redis import Redis
+from .tiers.sqlite import SQLite
+from .tiers.store import Store, Stored
+
+__all__ = [
+    # a cache, and functions cached in it
+    "Cache",
+    "cached",
+    "configure",
+    "default_cache",
+    "AsyncCachedFunction",
+    "CachedFunction",
+    # its tiers
+    "LRU",
+    "Redis",
+    "SQLite",
+    "Store",
+    "Stored",
+    "Codec",
+    # what it returns and counts
+    "MISS",
+    "Miss",
+    "CacheInfo",
+    "LoadSeconds",
+    "Stats",
+    "Freshness",
+    "RemovalCause",
+    # extending it
+    "Plugin",
+    "Load",
+    "Event",
+    # what it raises and warns of
+    "CacheError",
+    "ConfigurationError",
+    "UncacheableArguments",
+    "UncacheableValueWarning",
+    "EncodeError",
+    "DecodeError",
+    "StoreError",
+    "StoreTimeout",
+    "LoadTimeout",
+    "LoadErrors",
+]

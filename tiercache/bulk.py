@@ -1,0 +1,246 @@
+"""Many keys at once: hits in one round trip, one bulk load for the misses, flights joined.
+
+Each key has a flight of its own, so single readers and other batches join it, and an error of one
+key is that key's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from .entry import Entry
+from .flow import MISS, Flow, Spec, loading
+from .runtime import CONCURRENT_LOADS, BoxedStop, Port, ends_the_leader_only
+from .singleflight import Flight, Source
+
+#: Loads items together; None to load them one by one, concurrently.
+Batch = Callable[[list[Any]], Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One key of a batch."""
+
+    key: str
+    item: Any  # what the caller calls it
+    args: tuple[Any, ...] = ()  # to load it alone
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a batch brought: values by item, and the errors of the others."""
+
+    values: dict[Any, Any]
+    errors: dict[Any, Exception]
+
+    def note(self, wants: Collection[Want], result: Callable[[], Any]) -> None:
+        """Keep a result, or the error it raises, for whoever wanted it."""
+        try:
+            value = result()
+        except Exception as error:
+            self.errors.update({want.item: error for want in wants})
+        else:
+            if value is not MISS:
+                self.values.update({want.item: value for want in wants})
+
+
+async def read_many(
+    flow: Flow, port: Port, spec: Spec, wants: Sequence[Want], batch: Batch = None
+) -> Found:
+    """Return the values of many keys; when only looking, keys without one are left out."""
+    found = Found({}, {})
+    missing: dict[str, list[Want]] = {}
+    for want in wants:
+        hit = flow.usable(spec, want.key)
+        if hit is None:
+            missing.setdefault(want.key, []).append(want)
+        else:
+            found.note([want], partial(_hit, flow, spec, want, *hit))
+    if missing and spec.function is None and flow.store is None:
+        spec.counters.misses += len(missing)
+    elif missing:
+        await _Journey(flow, port, spec, missing, batch, found).complete()
+    return found
+
+
+def _hit(flow: Flow, spec: Spec, want: Want, entry: Entry, value: Any) -> Any:
+    try:
+        return flow.hit(entry, value)
+    finally:
+        if spec.on_hit is not None:
+            spec.on_hit(want.args, entry)
+
+
+class _Journey:
+    """The flights of one batch, led and followed, until every key has its answer."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        port: Port,
+        spec: Spec,
+        missing: Mapping[str, list[Want]],
+        batch: Batch,
+        found: Found,
+    ) -> None:
+        self.flow = flow
+        self.port = port
+        self.spec = spec
+        self.missing = dict(missing)
+        self.batch = batch
+        self.found = found
+
+    async def complete(self) -> None:
+        """Fly until nothing is missing: flights whose leader vanished are flown again."""
+        while self.missing:
+            led, followed = self._board()
+            if led:
+                carry = self._carry(led)
+                await self.port.lead_many(self.flow.flights, led, carry, self.spec, followed)
+            await self._follow(followed)
+            for flight in led:
+                self._arrive(flight, leads=True)
+
+    def _board(self) -> tuple[list[Flight], list[Flight]]:
+        led: list[Flight] = []
+        followed: list[Flight] = []
+        flow, spec = self.flow, self.spec
+        deck = self.port.load_deck if spec.function is not None else self.port.read_deck
+        loop = self.port.loop()
+        rounds = 1 if self.batch else -(-len(self.missing) // CONCURRENT_LOADS)
+        with flow.flights.lock:
+            for key in self.missing:
+                flight, leads = flow.flights.board(key, deck, spec.load_seconds * rounds, loop)
+                (led if leads else followed).append(flight)
+        return led, followed
+
+    async def _follow(self, followed: list[Flight]) -> None:
+        while followed:
+            flight = followed.pop()
+            try:
+                landed = await self.flow.follow(self.port, flight)
+            except BaseException:
+                for other in followed:
+                    self.flow.flights.leave(other)
+                raise
+            if not landed:  # this batch is part of loading that very key
+                want = self.missing[flight.key][0]
+                flight = await self.flow.run_directly(self.port, flight, self.spec, want.args, {})
+            self._arrive(flight, leads=False)
+
+    def _arrive(self, flight: Flight, *, leads: bool) -> None:
+        if not flight.has_landed or flight.must_retry:
+            return
+        wants = self.missing.pop(flight.key)
+        self.flow.count(self.spec, flight, leads=leads)
+        self.found.note(wants, flight.result)
+
+    # Below, on behalf of all passengers: in the caller's thread, or in a task of its own.
+
+    async def _carry(self, led: Sequence[Flight]) -> None:
+        """Bring the led flights their values or errors; whatever happens, they land."""
+        try:
+            unread = await self._look(led)
+            if self.spec.function is None:
+                for flight in unread:
+                    self.flow.flights.land(flight, MISS)
+            elif self.batch is None:
+                await self.port.gather([partial(self._load_one, flight) for flight in unread])
+            elif unread:
+                await self._load_together(unread)
+        except BoxedStop as box:
+            self._fail(led, box.error)
+        except Exception as error:
+            self._fail(led, error)
+        except BaseException as error:
+            self._fail(led, error, must_retry=ends_the_leader_only(error))
+            raise
+
+    def _fail(
+        self, led: Sequence[Flight], error: BaseException, *, must_retry: bool = False
+    ) -> None:
+        for flight in led:
+            self.flow.flights.fail(flight, error, must_retry=must_retry)
+
+    async def _look(self, led: Sequence[Flight]) -> list[Flight]:
+        """Land what is there already; return the flights that must load."""
+        unread = [flight for flight in led if not self._land_at_once(flight)]
+        if self.flow.store is None or not unread:
+            return unread
+        stored = await self.flow.read_store_many(self.port, [flight.key for flight in unread])
+        left = []
+        for flight, payload in zip(unread, stored, strict=True):
+            value = MISS if payload is None else self.flow.promote(flight, self.spec, payload)
+            if value is MISS:
+                left.append(flight)
+            else:
+                flight.source = Source.STORE
+                self.flow.flights.land(flight, value)
+        return left
+
+    def _land_at_once(self, flight: Flight) -> bool:
+        try:
+            value = self.flow.look_nearby(flight, self.spec)
+        except Exception as error:
+            self.flow.flights.fail(flight, error)
+            return True
+        if value is not MISS:
+            self.flow.flights.land(flight, value)
+        return value is not MISS
+
+    async def _load_one(self, flight: Flight) -> None:
+        want = self.missing[flight.key][0]
+        await self.flow.fly(self.port, flight, self.spec, want.args, {}, looks=False)
+
+    async def _load_together(self, flights: Sequence[Flight]) -> None:
+        spec, batch = self.spec, self.batch
+        assert batch is not None
+        items = [self.missing[flight.key][0].item for flight in flights]
+        started = perf_counter()
+        with loading(flights):
+            try:
+                result = await self.port.call(batch, (items,), {}, spec.timeout)
+                values = _aligned(result, items)
+            except Exception:
+                self.flow.record_load(spec, perf_counter() - started)
+                spec.counters.load_errors += 1
+                raise
+        seconds = perf_counter() - started
+        self.flow.record_load(spec, seconds)
+        await self._fill(flights, values, seconds)
+
+    async def _fill(self, flights: Sequence[Flight], values: list[Any], seconds: float) -> None:
+        flow, spec = self.flow, self.spec
+        kept = []
+        payloads = []
+        for flight, value in zip(flights, values, strict=True):
+            verdict = flow.judge(spec, flight.key, value, seconds)
+            if verdict is None:
+                continue
+            kept.append((flight, value, *verdict))
+            payload = flow.encode_for_store(spec, flight, value, *verdict)
+            if payload is not None:
+                payloads.append(payload)
+        if payloads:
+            await flow.write_store(self.port, payloads)
+        for flight, value, ttl, tags in kept:
+            flow.put(flight, value, ttl, tags)
+        for flight, value in zip(flights, values, strict=True):
+            flow.flights.land(flight, value)
+
+
+def _aligned(result: Any, items: list[Any]) -> list[Any]:
+    """Return a batch's values in the order of its items; one it does not name is None."""
+    if isinstance(result, Mapping):
+        return [result.get(item) for item in items]
+    values = list(result)
+    if len(values) != len(items):
+        raise ValueError(
+            f"a batch of {len(items)} items returned {len(values)} values; "
+            "return one for each in order, or a dict by item"
+        )
+    return values

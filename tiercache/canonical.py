@@ -1,0 +1,221 @@
+"""A text for a value such that different values have different texts, in every process.
+
+Types count: ``1``, ``1.0``, ``True`` and ``"1"`` all differ. Nothing here depends on memory
+addresses, hash seeds or the order of a dict or set. What has no such text raises
+``NoCanonicalText``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+|\bid='?\d{9,}")
+
+
+class NoCanonicalText(Exception):
+    """A value that cannot be told apart from others by a text."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def canonical(value: Any) -> str:
+    """Return the text of a value; equal texts mean equal values of equal types.
+
+    Raises:
+        NoCanonicalText: If the value, or something in it, has none.
+    """
+    try:
+        return (_BY_CLASS.get(value.__class__) or _writer_for(type(value)))(value)
+    except RecursionError:
+        raise NoCanonicalText(value) from None
+
+
+def plain_text(value: Any) -> str:
+    """Return the text a template shows for a value: ``str(value)`` where that says what it is.
+
+    Raises:
+        NoCanonicalText: If the value has no text but its address in memory.
+    """
+    kind = type(value)
+    if hasattr(kind, "__cache_key__"):
+        return plain_text(value.__cache_key__())
+    if kind in _CONTAINERS or getattr(kind, "__str__") is object.__str__:  # noqa: B009 - mypy
+        return canonical(value)
+    text = str(value)
+    if _ADDRESS.search(text):
+        raise NoCanonicalText(value)
+    return text
+
+
+_names: dict[str, list[weakref.ref[Any]]] = {}  # guarded by _names_lock
+_names_lock = threading.Lock()
+
+
+def stable_name(thing: Any) -> str:
+    """Return module and qualified name of a class, told apart from others of the same name.
+
+    Classes made by calling a function twice share a qualified name: the second gets ``#2``.
+    """
+    name = f"{thing.__module__}.{thing.__qualname__}"
+    if "<locals>" not in name:
+        return name
+    with _names_lock:
+        known = _names.setdefault(name, [])
+        for number, ref in enumerate(known, 1):
+            if ref() is thing:
+                break
+        else:
+            known.append(weakref.ref(thing))
+            number = len(known)
+    return name if number == 1 else f"{name}#{number}"
+
+
+def _writer_for(kind: type) -> Callable[[Any], str]:
+    """Find how to write instances of a class seen for the first time."""
+    if hasattr(kind, "__cache_key__"):
+        return _write_own_key
+    if issubclass(kind, Enum):
+        return _write_enum
+    if issubclass(kind, type):
+        return _write_class
+    if dataclasses.is_dataclass(kind):
+        return _write_dataclass
+    if hasattr(kind, "__attrs_attrs__"):
+        return _write_attrs
+    if hasattr(kind, "__pydantic_fields__"):
+        return _write_pydantic
+    if issubclass(kind, PurePath):
+        return _write_text
+    for base in kind.__mro__[1:]:
+        if base in _BY_CLASS and base is not object:
+            return _subclass_writer(_BY_CLASS[base])
+    return _refuse
+
+
+def _refuse(value: Any) -> str:
+    raise NoCanonicalText(value)
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return ",".join([canonical(value) for value in values])
+
+
+def _write_tuple(value: tuple[Any, ...]) -> str:
+    return f"({_joined(value)})"
+
+
+def _write_list(value: list[Any]) -> str:
+    return f"[{_joined(value)}]"
+
+
+def _write_dict(value: dict[Any, Any]) -> str:
+    return "{" + ",".join(sorted(f"{canonical(k)}:{canonical(v)}" for k, v in value.items())) + "}"
+
+
+def _write_set(value: set[Any] | frozenset[Any]) -> str:
+    return f"{type(value).__name__}({','.join(sorted(map(canonical, value)))})"
+
+
+def _write_datetime(value: datetime) -> str:
+    zone = value.tzinfo
+    fold = ",fold" if value.fold else ""
+    return f"datetime({value.isoformat()}{fold}{'' if zone is None else ',' + _zone(zone)})"
+
+
+def _write_time(value: time) -> str:
+    zone = value.tzinfo
+    fold = ",fold" if value.fold else ""
+    return f"time({value.isoformat()}{fold}{'' if zone is None else ',' + _zone(zone)})"
+
+
+def _zone(zone: tzinfo) -> str:
+    text = str(zone)
+    if _ADDRESS.search(text):
+        raise NoCanonicalText(zone)
+    return text
+
+
+def _write_text(value: Any) -> str:
+    return f"{type(value).__name__}({str(value)!r})"
+
+
+def _write_class(value: type) -> str:
+    return f"<class {stable_name(value)}>"
+
+
+def _write_enum(value: Enum) -> str:
+    return f"{stable_name(type(value))}.{value.name or canonical(value.value)}"
+
+
+def _write_own_key(value: Any) -> str:
+    if isinstance(value, type):  # the class itself, not an instance of it
+        return _write_class(value)
+    return f"{stable_name(type(value))}({canonical(value.__cache_key__())})"
+
+
+def _named(value: Any, names: Iterable[str]) -> str:
+    fields = ",".join([f"{name}={canonical(getattr(value, name))}" for name in names])
+    return f"{stable_name(type(value))}({fields})"
+
+
+def _write_dataclass(value: Any) -> str:
+    return _named(value, [field.name for field in dataclasses.fields(value)])
+
+
+def _write_attrs(value: Any) -> str:
+    return _named(value, [field.name for field in type(value).__attrs_attrs__])
+
+
+def _write_pydantic(value: Any) -> str:
+    extra = getattr(value, "__pydantic_extra__", None) or {}
+    return _named(value, [*type(value).__pydantic_fields__, *sorted(extra)])
+
+
+def _subclass_writer(write_base: Callable[[Any], str]) -> Callable[[Any], str]:
+    def write(value: Any) -> str:
+        if getattr(value, "__dict__", None):  # state that the base's text does not show
+            raise NoCanonicalText(value)
+        return f"{stable_name(type(value))}({write_base(value)})"
+
+    return write
+
+
+_CONTAINERS = frozenset({tuple, list, dict, set, frozenset, bytes, bytearray})
+
+_BY_CLASS: dict[type, Callable[[Any], str]] = {
+    int: int.__repr__,
+    str: str.__repr__,
+    bool: bool.__repr__,
+    float: float.__repr__,
+    type(None): repr,
+    bytes: bytes.__repr__,
+    bytearray: bytearray.__repr__,
+    complex: complex.__repr__,
+    tuple: _write_tuple,
+    list: _write_list,
+    dict: _write_dict,
+    set: _write_set,
+    frozenset: _write_set,
+    Decimal: Decimal.__repr__,
+    Fraction: Fraction.__repr__,
+    UUID: UUID.__repr__,
+    datetime: _write_datetime,
+    date: date.__repr__,
+    time: _write_time,
+    timedelta: timedelta.__repr__,
+    range: range.__repr__,
+    type: _write_class,
+}

@@ -1,0 +1,334 @@
+"""The codec: from a value and its key to a payload, and back without trusting the bytes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, NoReturn
+
+from tiercache.codec.compress import Zstd, zstd_for_reading, zstd_for_writing
+from tiercache.codec.describe import name_of
+from tiercache.codec.locate import describe_error, locate, short
+from tiercache.codec.reading import Read, new_reader
+from tiercache.codec.registry import Registry, UnknownType
+from tiercache.codec.scalars import Unsupported
+from tiercache.codec.schema import Schema
+from tiercache.codec.wire import COMPRESSED, EMPTY_HOLDS, VERSION, unpack
+from tiercache.codec.writing import (
+    CarefulWriter,
+    Unencodable,
+    Writer,
+    careful,
+    hides_bytearray,
+    may_hide_bytearray,
+)
+from tiercache.errors import ConfigurationError, DecodeError, EncodeError
+
+_KEEP_BUFFER_BELOW: Final = 2**20  # a packer's buffer grows and never shrinks
+_new_tuple: Any = tuple.__new__  # half the cost of a named tuple's own
+_MAX_SECONDS: Final = 100 * 366 * 86400
+
+
+class Decoded(NamedTuple):
+    """What a payload said.
+
+    ``stale_for`` is how many seconds at the end of its life in the store it is stale.
+    """
+
+    value: object
+    stale_for: float
+    tags: tuple[str, ...]
+
+
+class Codec:
+    """Turns values into bytes and back, exactly, whatever their nesting.
+
+    Args:
+        types: Classes to register, besides those that annotations name.
+        compress_above: Bytes of body above which zstd is tried; None for never.
+        max_bytes: Largest payload, and largest body once decompressed.
+
+    Raises:
+        ConfigurationError: If a size is not positive, a class is of no supported kind, or
+            compress_above is set and zstandard is not installed.
+
+    Safe for threads: a writer or reader belongs to one call at a time and waits in a list for the
+    next, which also lets user code that runs during a call use the codec.
+    """
+
+    def __init__(
+        self,
+        *,
+        types: Iterable[type] = (),
+        compress_above: int | None = None,
+        max_bytes: int = 16 * 2**20,
+    ) -> None:
+        if max_bytes <= 0:
+            raise ConfigurationError(f"max_bytes must be positive, got {max_bytes}")
+        if compress_above is not None and compress_above < 0:
+            raise ConfigurationError(
+                f"compress_above must not be negative, got {compress_above}; use None for never"
+            )
+        self._max_bytes = max_bytes
+        self._compress_above = compress_above
+        self._registry = Registry()
+        self._writers: list[Writer] = []  # idle ones; list.pop and append are atomic
+        self._zstds: list[Zstd] = [] if compress_above is None else [zstd_for_writing()]
+        self._read_scalar = self._registry.read_scalar
+        self._readers: list[Read] = []
+        self.register(*types)
+
+    def register(self, *types: type) -> None:
+        """Let values of these classes be read before this process has written any.
+
+        Raises:
+            ConfigurationError: If one is no dataclass, attrs class, pydantic 2 model, named tuple
+                or enum.
+        """
+        for cls in types:
+            try:
+                self._registry.add(cls)
+            except Unsupported as error:
+                raise ConfigurationError(f"cannot register {cls!r}: {error}") from None
+
+    def schema(self, annotation: object) -> Schema:
+        """Return what a return annotation says, and register the classes it reaches.
+
+        Never raises: an annotation that says nothing gives a schema that checks nothing.
+        """
+        return Schema(annotation, self._registry)
+
+    def encode(
+        self,
+        key: str,
+        value: object,
+        *,
+        schema: Schema | None = None,
+        stale_for: float = 0.0,
+        tags: tuple[str, ...] = (),
+    ) -> bytes:
+        """Return the payload of ``value``.
+
+        Args:
+            key: Must be given again to ``decode``.
+            value: Anything of the supported types, nested at will; shared parts are written twice.
+            schema: Of the function that made it, if any.
+            stale_for: Seconds, rounded to milliseconds.
+            tags: Kept beside the value.
+
+        Raises:
+            EncodeError: If a part of it is of another type, or it is too large or too deep.
+        """
+        fingerprint = 0 if schema is None else schema.fingerprint
+        stale_ms = _milliseconds(stale_for) if stale_for else 0
+        head = [VERSION, key, fingerprint, stale_ms, _checked_tags(tags) if tags else None]
+        try:
+            if self._compress_above is None:
+                payload = self._pack(value, head)
+            else:
+                payload = self._pack_compressed(value, head, self._compress_above)
+        except EncodeError:
+            raise
+        except Exception as error:
+            raise _explain(error, value) from error
+        if len(payload) > self._max_bytes:
+            raise _too_large(value, len(payload), self._max_bytes)
+        return payload
+
+    def _pack(self, value: object, head: list[Any]) -> bytes:
+        """Pack ``[*head, value, holds]`` in one go."""
+        try:
+            writer = self._writers.pop()
+        except IndexError:
+            writer = Writer(self._registry)
+        try:
+            payload = writer.pack([*head, value, writer.holds])
+        except UnicodeEncodeError:
+            return self._pack_carefully(value, head)
+        if len(payload) < _KEEP_BUFFER_BELOW:
+            writer.holds.clear()
+            self._writers.append(writer)
+        if may_hide_bytearray(value, payload) and hides_bytearray(value):
+            return self._pack_carefully(value, head)
+        return payload
+
+    def _pack_carefully(self, value: object, head: list[Any]) -> bytes:
+        writer = CarefulWriter(self._registry)
+        return writer.pack([*head, careful(value), writer.holds])
+
+    def _pack_compressed(self, value: object, head: list[Any], above: int) -> bytes:
+        inner = self._pack(value, [])
+        if len(inner) > self._max_bytes:
+            raise _too_large(value, len(inner), self._max_bytes)
+        if len(inner) > above:
+            frame = self._compress(inner)
+            if len(frame) < len(inner):
+                return self._pack(frame, head)[:-1] + bytes([COMPRESSED])
+        outer = self._pack(None, head)  # its last two elements, of a byte each, are replaced
+        return outer[:-2] + inner[1:]
+
+    def _compress(self, data: bytes) -> bytes:
+        zstd = self._take_zstd(zstd_for_writing)
+        frame = zstd.compress(data)
+        self._zstds.append(zstd)
+        return frame
+
+    def _take_zstd(self, make: Callable[[], Zstd]) -> Zstd:
+        try:
+            return self._zstds.pop()
+        except IndexError:
+            return make()
+
+    def decode(
+        self, key: str, payload: bytes | memoryview, *, schema: Schema | None = None
+    ) -> Decoded:
+        """Return what was encoded under ``key``.
+
+        Args:
+            key: The one that the payload must have been written for.
+            payload: Untrusted bytes.
+            schema: If given, payloads of functions with another return type are refused; those
+                written without one are accepted.
+
+        Raises:
+            DecodeError: If it is anything but such a payload. Nothing else is raised.
+        """
+        try:
+            data = payload if type(payload) is bytes else self._copy(payload)
+            if len(data) > self._max_bytes:
+                _refuse_long(len(data), self._max_bytes)
+            if data[-1] == EMPTY_HOLDS:
+                parts = unpack(data, self._read_scalar)
+            else:
+                parts = self._unpack(data)
+            version, stored_key, fingerprint, stale_ms, tags, value, _ = parts
+            if version != VERSION or stored_key != key:
+                _refuse_foreign(version, stored_key, key)
+            if schema is not None and fingerprint != schema.fingerprint:
+                _check_fingerprint(fingerprint, schema)
+            if stale_ms or tags:
+                return Decoded(
+                    value,
+                    _read_milliseconds(stale_ms) if stale_ms else 0.0,
+                    _read_tags(tags) if tags else (),
+                )
+            decoded: Decoded = _new_tuple(Decoded, (value, 0.0, ()))
+        except UnknownType as error:
+            # A class may have been defined since decoration. Ends, as each turn adds classes.
+            if schema is not None and not schema.is_complete and schema.register():
+                return self.decode(key, payload, schema=schema)
+            raise self._name_unknown(bytes(payload), error) from None
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"malformed payload: {describe_error(error)}") from error
+        return decoded
+
+    def _copy(self, payload: bytes | memoryview) -> bytes:
+        size = memoryview(payload).nbytes
+        if size > self._max_bytes:
+            _refuse_long(size, self._max_bytes)
+        return bytes(payload)
+
+    def _unpack(self, data: bytes) -> list[Any]:
+        """Unpack a payload that holds shapes or is compressed."""
+        parts = self._read(data)
+        if type(parts) is not list:
+            raise DecodeError("the envelope is no array")
+        if parts[-1] is True:
+            parts[-2] = self._unpack_frame(parts[-2])
+        return parts
+
+    def _read(self, data: bytes) -> Any:
+        try:
+            read = self._readers.pop()
+        except IndexError:
+            read = new_reader(self._registry)
+        value = read(data)
+        self._readers.append(read)
+        return value
+
+    def _unpack_frame(self, frame: bytes) -> object:
+        zstd = self._take_zstd(zstd_for_reading)
+        data = zstd.decompress(frame, self._max_bytes)
+        self._zstds.append(zstd)
+        if data[-1] == EMPTY_HOLDS:
+            parts = unpack(data, self._read_scalar)
+        elif data[-1] != COMPRESSED:
+            parts = self._unpack(data)
+        else:
+            raise DecodeError("a compressed body within a compressed body")
+        value, _ = parts
+        return value
+
+    def _name_unknown(self, data: bytes, error: UnknownType) -> UnknownType:
+        """Say which class it was, from what the payload itself says it holds."""
+        with contextlib.suppress(Exception):
+            holds = unpack(data, lambda code, _: code)[-1]
+            if not holds or holds is True:
+                return error
+            unknown = [name for name in holds if not self._registry.knows(name)]
+            return UnknownType(f"{error}: one of {short(unknown or holds)}")
+        return error
+
+
+def _milliseconds(seconds: float) -> int:
+    if not 0 <= seconds < _MAX_SECONDS:
+        raise EncodeError(f"stale_for must be 0 to {_MAX_SECONDS} seconds, got {seconds}")
+    return round(seconds * 1000)
+
+
+def _checked_tags(tags: tuple[str, ...]) -> list[str]:
+    for tag in tags:
+        if type(tag) is not str:
+            raise EncodeError(f"a tag must be a str, got {tag!r}")
+    return list(tags)
+
+
+def _read_tags(tags: object) -> tuple[str, ...]:
+    if type(tags) is list and all(type(tag) is str for tag in tags):
+        return tuple(tags)
+    raise DecodeError("tags are no array of texts")
+
+
+def _read_milliseconds(stale_ms: object) -> float:
+    if type(stale_ms) is not int or stale_ms < 0:
+        raise DecodeError("stale_for_ms is no whole number")
+    return stale_ms / 1000
+
+
+def _check_fingerprint(fingerprint: object, schema: Schema) -> None:
+    """Raise unless one side knows nothing of the type: ``set`` without a function, or Any."""
+    if fingerprint != 0 and schema.fingerprint != 0:
+        raise DecodeError("the payload was written for another return type")
+
+
+def _refuse_foreign(version: object, stored_key: object, key: str) -> NoReturn:
+    if version != VERSION:
+        raise DecodeError(f"wire version {short(version)}, this codec reads {VERSION}")
+    raise DecodeError(f"the payload is of key {short(stored_key)}, not of {short(key)}")
+
+
+def _refuse_long(size: int, max_bytes: int) -> NoReturn:
+    raise DecodeError(f"a payload of {size} bytes, max_bytes is {max_bytes}")
+
+
+def _too_large(value: object, size: int, max_bytes: int) -> EncodeError:
+    return EncodeError(
+        f"a {type(value).__qualname__} of {size} bytes is over max_bytes={max_bytes}; "
+        "raise max_bytes, or cache less at once"
+    )
+
+
+def _explain(error: Exception, value: object) -> EncodeError:
+    """Return an EncodeError that says which part of ``value`` was at fault."""
+    if isinstance(error, Unencodable):
+        kind = type(error.culprit)
+        path = locate(value, error.culprit) or f"inside a {type(value).__qualname__}"
+        return EncodeError(f"{path}: cannot encode a {name_of(kind)}: {error}")
+    if isinstance(error, RecursionError) or "recursion limit" in str(error):
+        return EncodeError(
+            f"a {type(value).__qualname__} contains itself or is nested too deep; "
+            "cache it without its back references"
+        )
+    return EncodeError(f"encoding a {type(value).__qualname__} raised {describe_error(error)}")

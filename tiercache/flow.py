@@ -1,0 +1,593 @@
+"""What happens after an L1 miss: join the flight, read L2, load, fill.
+
+Written once, as ``async def`` over a port (see runtime.py). It knows the protocols of the store,
+the L1 and the codec, and no particular one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from time import perf_counter
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
+
+from .clock import Clock, CoarseClock
+from .entry import Entry, RememberedError, RemovalCause, is_error, make_entry
+from .errors import ConfigurationError, DecodeError, EncodeError
+from .plugin import Event, Hooks, Load
+from .runtime import BoxedStop, Port, ends_the_leader_only
+from .singleflight import Flight, Flights, Source
+from .stats import Counters, LoadTimes
+from .ttl import jittered
+
+if TYPE_CHECKING:
+    from .codec import Codec, Schema
+    from .tiers.memory import LRU
+    from .tiers.store import Store, Stored
+
+log = logging.getLogger(__name__)
+
+DISTRUSTED_KEYS = 10_000  # whose invalidation did not reach L2; past that, all are
+
+
+class Miss:
+    """The type of ``MISS``, which tells a cached None from no value at all."""
+
+    def __repr__(self) -> str:
+        return "MISS"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> str:
+        return "MISS"
+
+
+MISS: Final = Miss()
+
+
+class UncacheableValueWarning(UserWarning):
+    """A function returned a value that L2 cannot hold."""
+
+
+@dataclass(slots=True)
+class Spec:
+    """How the values of one function, or of one cache-aside call, are loaded and kept."""
+
+    name: str
+    counters: Counters
+    load_seconds: float  # a load may hold its key no longer
+    ttl: float | None = None  # seconds; None: no expiry
+    ttl_of: Callable[[Any], float | None] | None = None  # from the value; <= 0: not stored
+    tags: tuple[str, ...] = ()
+    tags_of: Callable[[Any], tuple[str, ...]] | None = None  # from the value
+    function: Callable[..., Any] | None = None  # None: only look
+    schema: Schema | None = None
+    when: Callable[[Any], bool] | None = None
+    negative_ttl: float | None = None
+    negative_errors: tuple[type[Exception], ...] = ()
+    timeout: float | None = None
+    on_hit: Callable[[tuple[Any, ...], Entry], None] | None = None  # of a batch, in L1
+    has_warned: bool = False
+
+
+#: How a value is kept: its TTL in seconds, None for no expiry, and its tags.
+Life = tuple[float | None, tuple[str, ...]]
+
+#: The flights whose loaders this context is inside of, innermost first.
+_loading: ContextVar[tuple[Flight, ...]] = ContextVar("tiercache_loading", default=())
+
+
+class loading:  # noqa: N801 - reads as a statement: `with loading(flights):`
+    """The time in which the loaders of some flights run, in this context."""
+
+    __slots__ = ("_flights", "_token")
+
+    def __init__(self, flights: Sequence[Flight]) -> None:
+        self._flights = flights
+
+    def __enter__(self) -> None:
+        self._token = _loading.set((*self._flights, *_loading.get()))
+
+    def __exit__(self, *_: object) -> None:
+        _loading.reset(self._token)
+
+
+class Flow:
+    """The read path of one cache behind its L1."""
+
+    def __init__(
+        self,
+        name: str,
+        memory: LRU | None,
+        store: Store | None,
+        codec: Codec,
+        clock: Clock,
+        jitter: float,
+        hooks: Hooks,
+        counters: Counters,
+    ) -> None:
+        self.name = name
+        self.memory = memory
+        self.store = store
+        self.codec = codec
+        self.clock = clock
+        self.jitter = jitter
+        self.hooks = hooks
+        self.counters = counters
+        self.time = time.monotonic if isinstance(clock, CoarseClock) else clock
+        self.load_times = LoadTimes()  # of all functions together
+        self.flights = Flights()
+        self._distrusted: set[str] = set()  # L2 may hold what was invalidated; by flights.lock
+        self._distrusts_all = False  # guarded by flights.lock
+        self._store_is_down = False  # as far as the log has said
+
+    def after_fork(self) -> None:
+        """Forget the parent's flights in a forked child."""
+        self.flights = Flights()
+
+    # Reading
+
+    def fresh(self, key: str) -> tuple[Entry, Any] | None:
+        """Return the entry of a key in L1 and its value, if it may be served."""
+        memory = self.memory
+        entry = None if memory is None else memory.get(key)
+        if entry is None:
+            return None
+        if self.clock.now == inf:
+            self.clock.awaken()
+        value = entry.value  # before its deadline is looked at: a removal takes it after
+        if entry.fresh_until > self.time():
+            return entry, value
+        assert memory is not None
+        memory.discard(entry, RemovalCause.EXPIRED)
+        return None
+
+    async def read(
+        self, port: Port, spec: Spec, key: str, args: Any = (), kwargs: Any = None
+    ) -> Flight:
+        """Return the landed flight that brought the value of a key."""
+        kwargs = kwargs or {}
+        deck = port.load_deck if spec.function is not None else port.read_deck
+        while True:
+            flight, leads = self.flights.board(key, deck, spec.load_seconds, port.loop())
+            if leads:
+                fly = self.fly(port, flight, spec, args, kwargs)
+                if port.leads_inline:
+                    await fly
+                else:
+                    await port.lead(self.flights, flight, fly, spec)
+            elif not await self.follow(port, flight):
+                return await self.run_directly(port, flight, spec, args, kwargs)
+            if flight.has_landed and not flight.must_retry:
+                self.count(spec, flight, leads=leads)
+                return flight
+
+    async def refresh(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Flight:
+        """Load a key again, whatever the tiers hold; return the landed flight.
+
+        A load that is under way may have read before the caller's reason to refresh: it goes on
+        for those who wait for it, but this one takes its place.
+        """
+        while True:
+            with self.flights.lock:
+                self.flights.detach(key)
+                flight, _ = self.flights.board(key, port.load_deck, spec.load_seconds, port.loop())
+            fly = self.fly(port, flight, spec, args, kwargs, looks=False)
+            await port.lead(self.flights, flight, fly, spec)
+            if flight.has_landed and not flight.must_retry:
+                return flight
+
+    def hit(self, entry: Entry, value: Any) -> Any:
+        """Count a hit in L1 off the fast path; return its value, or raise its error."""
+        assert self.memory is not None
+        self.memory.touch(entry)
+        if is_error(value):
+            raise value.afresh()
+        return value
+
+    async def follow(self, port: Port, flight: Flight) -> bool:
+        """Wait for a flight; False where that would be for ever, with the flight left."""
+        mine = [outer for outer in _loading.get() if not outer.has_landed]
+        if not mine:
+            await port.follow(self.flights, flight)
+            return True
+        if self.flights.would_deadlock(flight, mine):
+            self.flights.leave(flight)
+            return False
+        try:
+            await port.follow(self.flights, flight)
+        finally:
+            self.flights.stop_waiting(flight, mine)
+        return True
+
+    async def run_directly(
+        self, port: Port, shared: Flight, spec: Spec, args: Any, kwargs: Any
+    ) -> Flight:
+        """Answer a load that asks for a key it is itself loading: by the function alone."""
+        flight = Flight(shared.key, shared.deck, spec.load_seconds, port.loop())
+        if spec.function is None:
+            self.flights.land(flight, MISS)
+            return flight
+        try:
+            value = await port.call(spec.function, args, kwargs, spec.timeout)
+        except BoxedStop as box:
+            self.flights.fail(flight, box.error)
+        except Exception as error:
+            self.flights.fail(flight, error)
+        else:
+            self.flights.land(flight, value)
+        return flight
+
+    async def fly(
+        self,
+        port: Port,
+        flight: Flight,
+        spec: Spec,
+        args: Any,
+        kwargs: Any,
+        *,
+        looks: bool = True,
+    ) -> None:
+        """Bring a flight its value or its error; whatever happens, it lands."""
+        try:
+            value = self.look_nearby(flight, spec) if looks else MISS
+            if value is MISS and looks and self.store is not None:
+                value = await self._look_in_store(port, flight, spec)
+            if value is MISS and spec.function is not None:
+                value = await self._load(port, flight, spec, args, kwargs)
+        except BoxedStop as box:
+            self.flights.fail(flight, box.error)
+        except Exception as error:
+            self.flights.fail(flight, error)
+        except BaseException as error:
+            self.flights.fail(flight, error, must_retry=ends_the_leader_only(error))
+            raise
+        else:
+            self.flights.land(flight, value)
+
+    async def _look_in_store(self, port: Port, flight: Flight, spec: Spec) -> Any:
+        """Return the value that L2 has for a key, or MISS."""
+        stored = await self.read_store(port, flight.key)
+        if stored is None:
+            return MISS
+        value = self.promote(flight, spec, stored)
+        if value is not MISS:
+            flight.source = Source.STORE
+        return value
+
+    def usable(self, spec: Spec, key: str) -> tuple[Entry, Any] | None:
+        """Return what ``fresh`` does; to those who only look, a remembered error is nothing."""
+        found = self.fresh(key)
+        if found is not None and spec.function is None and is_error(found[1]):
+            return None
+        return found
+
+    def look_nearby(self, flight: Flight, spec: Spec) -> Any:
+        """Return what can be told without I/O, or MISS. Raises a remembered error."""
+        # Someone may have landed between this caller's look at L1 and its boarding.
+        found = self.usable(spec, flight.key)
+        if found is not None:
+            flight.source = Source.MEMORY
+            return self.hit(*found)
+        if self.hooks.admits and self.hooks.is_absent(flight.key):
+            flight.source = Source.GUARD
+            return None
+        return MISS
+
+    def promote(self, flight: Flight, spec: Spec, stored: Stored) -> Any:
+        """Return the value that L2 holds and put it in L1 for its remaining life, or MISS."""
+        value, remaining, tags = self.readable(spec, flight.key, stored)
+        if value is not MISS:
+            self.put(flight, value, remaining, tags)
+        return value
+
+    def readable(
+        self, spec: Spec, key: str, stored: Stored
+    ) -> tuple[Any, float | None, tuple[str, ...]]:
+        """Return a stored value, its remaining fresh life and its tags; MISS if it has none."""
+        try:
+            decoded = self.codec.decode(key, stored.payload, schema=spec.schema)
+        except DecodeError as error:
+            spec.counters.decode_errors += 1
+            log.debug("a payload is not readable and counts as a miss: %s", error)
+            self.tell("decode_error", key)
+            return MISS, None, ()
+        remaining = stored.remaining
+        if remaining is not None:
+            remaining -= decoded.stale_for
+            if remaining <= 0:
+                return MISS, None, ()
+        return decoded.value, remaining, decoded.tags
+
+    async def peek(self, port: Port, spec: Spec, key: str) -> Any:
+        """Return the value of a key in either tier, or MISS; count nothing, change nothing."""
+        found = self.usable(spec, key)
+        if found is not None:
+            return MISS if is_error(found[1]) else found[1]
+        if self.store is None:
+            return MISS
+        stored = await self.read_store(port, key)
+        return MISS if stored is None else self.readable(spec, key, stored)[0]
+
+    # Loading
+
+    async def _load(self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any) -> Any:
+        token = _loading.set((flight, *_loading.get()))
+        started = perf_counter()
+        try:
+            if self.hooks.around_load:
+                value = await self._call_around(port, flight, spec, args, kwargs)
+            else:
+                value = await port.call(spec.function, args, kwargs, spec.timeout)
+        except Exception as error:
+            self._note_error(flight, spec, error, perf_counter() - started)
+            raise
+        finally:
+            _loading.reset(token)
+        seconds = perf_counter() - started
+        _refuse_coroutine(value, spec)
+        self.record_load(spec, seconds)
+        if self.hooks.on_event:
+            self.tell("loaded", flight.key, seconds=seconds)
+        life = self.judge(spec, flight.key, value, seconds)
+        if life is not None:
+            if self.store is not None:
+                payload = self.encode_for_store(spec, flight, value, *life)
+                if payload is not None:
+                    await self.write_store(port, [payload])
+            self.put(flight, value, *life)
+        return value
+
+    async def _call_around(
+        self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
+    ) -> Any:
+        load = Load(flight.key, spec.name)
+        call_next: Callable[[], Coroutine[Any, Any, Any]] = partial(
+            port.call, spec.function, args, kwargs, spec.timeout
+        )
+        for around_load in reversed(self.hooks.around_load):
+            call_next = partial(around_load, load, call_next)
+        return await call_next()
+
+    def _note_error(self, flight: Flight, spec: Spec, error: Exception, seconds: float) -> None:
+        if isinstance(error, BoxedStop):
+            error = error.error
+        self.record_load(spec, seconds)
+        spec.counters.load_errors += 1
+        self.tell("load_error", flight.key, cause=type(error).__name__, seconds=seconds)
+        if spec.negative_errors and isinstance(error, spec.negative_errors):
+            # Errors have no bytes: they are remembered in this process only.
+            self.put(flight, RememberedError(error), spec.negative_ttl, ())
+
+    def record_load(self, spec: Spec, seconds: float) -> None:
+        """Count a load that took this long."""
+        spec.counters.loads += 1
+        spec.counters.load_times.record(seconds)
+        self.load_times.record(seconds)
+
+    def judge(self, spec: Spec, key: str, value: Any, seconds: float) -> Life | None:
+        """Return how a loaded value is to be kept, or None if it is not to be stored."""
+        if spec.when is not None and not spec.when(value):
+            return None
+        return self.life(spec, key, value, seconds)
+
+    def life(self, spec: Spec, key: str, value: Any, seconds: float = 0.0) -> Life | None:
+        """Return the TTL and the tags of a value, or None where its TTL is nothing."""
+        ttl = spec.ttl if spec.ttl_of is None else spec.ttl_of(value)
+        if value is None and spec.negative_ttl is not None:
+            ttl = spec.negative_ttl
+        if self.hooks.ttl:
+            ttl = self.hooks.ttl_of(Load(key, spec.name, value, seconds, ttl))
+        if ttl is not None:
+            if ttl <= 0:
+                return None
+            ttl = jittered(ttl, self.jitter)
+        return ttl, spec.tags if spec.tags_of is None else spec.tags_of(value)
+
+    # Filling
+
+    def encode_for_store(
+        self, spec: Spec, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]
+    ) -> tuple[str, bytes, float | None] | None:
+        """Return what to write to L2 for a flight, which now may write; None for nothing."""
+        if self.store is None:
+            return None
+        payload = self.encode(spec, flight.key, value, tags)
+        if payload is None or not self.flights.begin_fill(flight):
+            return None
+        return flight.key, payload, ttl
+
+    def put(self, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]) -> None:
+        """Put a value in L1, unless the key was invalidated since the flight began."""
+        if self.memory is None:
+            return
+        entry = make_entry(flight.key, value, self.deadline(ttl), tags)
+        with self.flights.lock:
+            if self.flights.is_current(flight):
+                self.memory.put(entry)
+
+    def deadline(self, ttl: float | None) -> float:
+        """Return when a value that lives for ``ttl`` seconds from now ends, by the clock."""
+        return inf if ttl is None else self.time() + ttl
+
+    def encode(self, spec: Spec, key: str, value: Any, tags: tuple[str, ...]) -> bytes | None:
+        """Return the bytes of a value, or None where it has none, which is said once."""
+        try:
+            return self.codec.encode(key, value, schema=spec.schema, tags=tags)
+        except EncodeError as error:
+            spec.counters.encode_errors += 1
+            self.tell("encode_error", key)
+            if not spec.has_warned:
+                spec.has_warned = True
+                warnings.warn(
+                    f"{spec.name}: kept in L1 only: {error}", UncacheableValueWarning, stacklevel=2
+                )
+            return None
+
+    # L2: its trouble is counted and logged, and is never the caller's.
+
+    async def read_store(self, port: Port, key: str) -> Stored | None:
+        """Return what L2 holds for a key; None also where it cannot say."""
+        assert self.store is not None
+        try:
+            if self.distrusts(key):
+                await self._repair(port, [key])
+            stored = await port.read(self.store, self._physical(key))
+        except Exception as error:
+            self.store_failed("read", error, key)
+            return None
+        self._store_answered()
+        return stored
+
+    async def read_store_many(self, port: Port, keys: Sequence[str]) -> list[Stored | None]:
+        """Return what L2 holds for each key, in one round trip."""
+        assert self.store is not None
+        try:
+            suspects = [key for key in keys if self.distrusts(key)]
+            if suspects:
+                await self._repair(port, suspects)
+            found = await port.read_many(self.store, [self._physical(key) for key in keys])
+        except Exception as error:
+            self.store_failed("read_many", error, keys[0])
+            return [None] * len(keys)
+        self._store_answered()
+        return found
+
+    async def write_store(
+        self, port: Port, items: Sequence[tuple[str, bytes, float | None]]
+    ) -> bool:
+        """Write payloads to L2; say whether it took them."""
+        assert self.store is not None
+        named = [(self._physical(key), payload, ttl) for key, payload, ttl in items]
+        try:
+            if len(named) == 1:
+                await port.write(self.store, *named[0])
+            else:
+                await port.write_many(self.store, named)
+        except Exception as error:
+            self.store_failed("write", error, items[0][0])
+            return False
+        self._trust([key for key, _, _ in items])
+        self._store_answered()
+        return True
+
+    async def delete_store(self, port: Port, keys: Sequence[str]) -> int:
+        """Delete keys from L2; what cannot be deleted now is not believed until it is."""
+        assert self.store is not None
+        try:
+            count = await port.delete(self.store, [self._physical(key) for key in keys])
+        except Exception as error:
+            self.distrust(keys)
+            self.store_failed("delete", error, keys[0])
+            return 0
+        except BaseException:
+            self.distrust(keys)
+            raise
+        self._trust(keys)
+        self._store_answered()
+        return count
+
+    async def clear_store(self, port: Port, prefix: str) -> None:
+        """Delete every key of L2 that begins with a prefix."""
+        assert self.store is not None
+        try:
+            await port.clear(self.store, self._physical(prefix))
+        except Exception as error:
+            self._distrust_all()
+            self.store_failed("clear", error, prefix)
+        except BaseException:
+            self._distrust_all()
+            raise
+
+    async def _repair(self, port: Port, keys: Sequence[str]) -> None:
+        """Do in L2 what could not be done when it was due. Raises what the store raises."""
+        assert self.store is not None
+        if self._distrusts_all:
+            await port.clear(self.store, self._physical(""))
+            with self.flights.lock:
+                self._distrusts_all = False
+                self._distrusted.clear()
+            return
+        await port.delete(self.store, [self._physical(key) for key in keys])
+        self._trust(keys)
+
+    def distrusts(self, key: str) -> bool:
+        """Whether L2 may hold a value of the key that was invalidated."""
+        return self._distrusts_all or (bool(self._distrusted) and key in self._distrusted)
+
+    def distrust(self, keys: Sequence[str]) -> None:
+        """Remember that L2 may hold values of keys that were invalidated."""
+        with self.flights.lock:
+            self._distrusted.update(keys)
+            if len(self._distrusted) > DISTRUSTED_KEYS:
+                self._distrust_all()
+
+    def _distrust_all(self) -> None:
+        with self.flights.lock:
+            self._distrusts_all = True
+            self._distrusted.clear()
+
+    def _trust(self, keys: Sequence[str]) -> None:
+        if self._distrusted:
+            with self.flights.lock:
+                self._distrusted.difference_update(keys)
+
+    def _physical(self, key: str) -> str:
+        return f"{self.name}:{key}"
+
+    def store_failed(self, operation: str, error: Exception, key: str) -> None:
+        """Count a failure of L2, and log the first of a row."""
+        self.counters.store_errors += 1
+        self.tell("store_error", key, cause=operation)
+        if not self._store_is_down:
+            self._store_is_down = True
+            log.warning("cache %r goes on without L2: %s failed: %s", self.name, operation, error)
+
+    def _store_answered(self) -> None:
+        if self._store_is_down:
+            self._store_is_down = False
+            log.warning(
+                "cache %r has its L2 back; %d operations failed in all",
+                self.name,
+                self.counters.store_errors,
+            )
+
+    # Counting
+
+    def count(self, spec: Spec, flight: Flight, *, leads: bool) -> None:
+        """Count a call by what answered it: each call once."""
+        source = flight.source
+        if source is Source.LOAD:
+            spec.counters.misses += 1
+            if not leads and spec.function is not None:
+                spec.counters.joined += 1
+        elif source is Source.STORE:
+            spec.counters.hits_l2 += 1
+        elif source is Source.GUARD:
+            spec.counters.absent += 1
+        elif not leads and self.memory is not None:
+            entry = self.memory.get(flight.key)
+            if entry is not None:
+                self.memory.touch(entry)
+
+    def tell(self, name: str, key: str, *, cause: str = "", seconds: float = 0.0) -> None:
+        """Tell the plugins of an event, where one listens."""
+        if self.hooks.on_event:
+            self.hooks.tell(Event(name, self.name, key, cause, seconds))
+
+
+def _refuse_coroutine(value: Any, spec: Spec) -> None:
+    if value.__class__ is CoroutineType:
+        value.close()
+        raise ConfigurationError(
+            f"{spec.name} returned a coroutine where a value was expected; decorate the "
+            "async def function itself, below other decorators"
+        )

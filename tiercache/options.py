@@ -1,0 +1,148 @@
+"""The options of a cache and of a cached function, checked where they are given."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .errors import ConfigurationError
+from .ttl import TTL, Duration, seconds
+
+Tags = Sequence[str] | Callable[[Any], Iterable[str]]
+
+
+def fixed_ttl(ttl: Duration | None) -> float | None:
+    """Return a fixed TTL in seconds; None or infinity: no expiry."""
+    if ttl is None or (isinstance(ttl, float) and ttl == math.inf):
+        return None
+    return seconds(ttl)
+
+
+def ttl_options(ttl: TTL) -> dict[str, Any]:
+    """Return the fields of a Spec for a TTL: a fixed one in seconds, or a function of the value.
+
+    Raises:
+        ConfigurationError: If a fixed TTL is not a positive duration.
+    """
+    if not callable(ttl):
+        return {"ttl": fixed_ttl(ttl)}
+    choose = ttl
+
+    def ttl_of(value: Any) -> float | None:
+        chosen = choose(value)
+        if isinstance(chosen, int | float) and not isinstance(chosen, bool) and chosen <= 0:
+            return 0.0  # "do not keep it", as max-age=0 says
+        return fixed_ttl(chosen)
+
+    return {"ttl_of": ttl_of}
+
+
+def tag_options(tags: Tags) -> dict[str, Any]:
+    """Return the fields of a Spec for tags: fixed ones, or a function of the value."""
+    if not callable(tags):
+        return {"tags": checked_tags(tags)}
+    choose = tags
+    return {"tags_of": lambda value: checked_tags(choose(value))}
+
+
+def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return tags as a tuple of texts."""
+    if isinstance(tags, str):
+        raise ConfigurationError(f'tags must be several texts, got {tags!r}; use ["{tags}"]')
+    result = tuple(tags)
+    for tag in result:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigurationError(f"a tag must be a text that is not empty, got {tag!r}")
+    return result
+
+
+def error_classes(classes: Any, name: str) -> tuple[type[Exception], ...]:
+    """Return exception classes as a tuple."""
+    result = (classes,) if isinstance(classes, type) else tuple(classes)
+    for kind in result:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise ConfigurationError(f"{name} takes exception classes, got {kind!r}")
+    return result
+
+
+def copier(copy: bool | Callable[[Any], Any]) -> Callable[[Any], Any] | None:
+    """Return what copies a value that L1 hands out, or None to hand out the value itself."""
+    if callable(copy):
+        return copy
+    if not isinstance(copy, bool):
+        raise ConfigurationError(f"copy must be True, False or a function, got {copy!r}")
+    if not copy:
+        return None
+    from copy import deepcopy
+
+    return deepcopy
+
+
+def checked_function(function: Any, decorator: str) -> Callable[..., Any]:
+    """Return a function that can be cached.
+
+    Raises:
+        ConfigurationError: If it is a class, a generator function, or nothing with a name.
+    """
+    if isinstance(function, type):
+        raise ConfigurationError(
+            f"{decorator} cannot decorate the class {function.__qualname__}; "
+            "decorate a function that makes it"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{decorator} cannot decorate the generator {function.__qualname__}(): "
+            "it can be consumed only once; return a list instead"
+        )
+    if not callable(function):
+        raise ConfigurationError(f"{decorator} decorates functions, got {function!r}")
+    if not hasattr(function, "__qualname__") or not hasattr(function, "__module__"):
+        raise ConfigurationError(
+            f"{decorator} needs a function with a name, got {function!r}; wrap it in a def"
+        )
+    result: Callable[..., Any] = function
+    return result
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling a function gives a coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is
+    )
+
+
+def same_kind(function: Callable[..., Any], *, wants_async: bool, where: str) -> None:
+    """Raise ConfigurationError if a function is not of the kind that its place needs."""
+    if is_async(function) and not wants_async:
+        raise ConfigurationError(
+            f"{where} is blocking and cannot await {_name(function)}; "
+            "use the a-method of that name, or a plain function"
+        )
+    if wants_async and isinstance(function, types.FunctionType) and not is_async(function):
+        if function.__name__ == "<lambda>":  # it may return a coroutine
+            return
+        raise ConfigurationError(
+            f"{where} awaits its function, and {_name(function)} is blocking; "
+            "make it async def, or use the method without the a"
+        )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__qualname__', repr(function))}()"
+
+
+def takes_many(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
+    """Return a bulk loader as a function of one list, where it takes ``*items``, too."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return function
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+        return lambda items: function(*items)
+    return function

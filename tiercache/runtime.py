@@ -1,0 +1,413 @@
+"""Blocking and asyncio, behind one set of operations.
+
+What happens after an L1 miss is written once, as ``async def``, over a *port*. The asyncio port
+suspends. The blocking port does its work before it returns, so that a coroutine over it runs from
+start to end in one step, which is what ``run`` gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from .errors import ConfigurationError, LoadTimeout
+from .singleflight import Deck, Flight, Flights
+
+if TYPE_CHECKING:
+    from .flow import Spec
+    from .tiers.store import Store, Stored
+
+_T = TypeVar("_T")
+
+FILL_SECONDS = 5.0  # a store's own timeout ends a fill long before
+CONCURRENT_LOADS = 16  # of one batch that has no bulk loader
+THREADS = 32  # blocking loads that run beside their callers, in one cache
+
+
+class BoxedStop(Exception):
+    """A loader's StopIteration, which may not leave a coroutine as it is (PEP 479)."""
+
+    def __init__(self, error: StopIteration) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Complete a coroutine whose ports block, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise ConfigurationError("an asyncio operation was awaited in a blocking call")
+
+
+class Port(Protocol):
+    """The operations that differ between blocking and asyncio callers."""
+
+    load_deck: Deck
+    read_deck: Deck
+    leads_inline: bool  # a leader's caller does the work itself
+
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the running event loop, where there is one."""
+        ...
+
+    async def lead(
+        self, flights: Flights, flight: Flight, fly: Coroutine[Any, Any, None], spec: Spec
+    ) -> None:
+        """Carry a flight until it has landed, whatever becomes of this caller."""
+        ...
+
+    async def lead_many(
+        self,
+        flights: Flights,
+        led: Sequence[Flight],
+        carry: Coroutine[Any, Any, None],
+        spec: Spec,
+        others: Sequence[Flight],
+    ) -> None:
+        """Carry flights until all have landed; if this caller goes, it leaves the others too."""
+        ...
+
+    async def follow(self, flights: Flights, flight: Flight) -> None:
+        """Wait until a flight has landed, or is overdue and detached."""
+        ...
+
+    async def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Any:
+        """Run a user's function."""
+        ...
+
+    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Run jobs side by side; they do not raise."""
+        ...
+
+    async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
+        """Wait for commands that are on the wire, no longer than the store takes for them."""
+        ...
+
+    async def read(self, store: Store, key: str) -> Stored | None: ...
+    async def read_many(self, store: Store, keys: Sequence[str]) -> list[Stored | None]: ...
+    async def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> None: ...
+    async def write_many(
+        self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
+    ) -> None: ...
+    async def delete(self, store: Store, keys: Sequence[str]) -> int: ...
+    async def clear(self, store: Store, namespace: str) -> None: ...
+
+
+class BlockingPort:
+    """Does everything in the caller's thread."""
+
+    leads_inline = True
+    load_deck = Deck.BLOCKING_LOAD
+    read_deck = Deck.BLOCKING_READ
+
+    def __init__(self) -> None:
+        self._slots = threading.BoundedSemaphore(THREADS)
+
+    def loop(self) -> None:
+        return None
+
+    async def lead(
+        self, flights: Flights, flight: Flight, fly: Coroutine[Any, Any, None], spec: Spec
+    ) -> None:
+        await fly
+
+    async def lead_many(
+        self,
+        flights: Flights,
+        led: Sequence[Flight],
+        carry: Coroutine[Any, Any, None],
+        spec: Spec,
+        others: Sequence[Flight],
+    ) -> None:
+        await carry
+
+    async def follow(self, flights: Flights, flight: Flight) -> None:
+        gate = threading.Lock()
+        gate.acquire()
+        if not flights.on_landing(flight, gate.release):
+            return
+        try:
+            if not gate.acquire(timeout=max(0.0, flight.deadline - time.monotonic())):
+                # The leader runs in its own caller's thread and cannot be stopped. It is left
+                # behind: the next caller to board starts anew.
+                flights.detach_flight(flight)
+        finally:
+            flights.forget(flight, gate.release)
+
+    async def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Any:
+        try:
+            if timeout is not None:
+                return self._call_beside(function, args, kwargs, timeout)
+            return function(*args, **kwargs)
+        except StopIteration as error:
+            raise BoxedStop(error) from None
+
+    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Run jobs on this thread and, as far as there are free ones, on some others."""
+        todo = iter(jobs)
+        taking = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with taking:
+                    job = next(todo, None)
+                if job is None:
+                    return
+                run(job())
+
+        helpers = [self._start(work) for _ in jobs[1:CONCURRENT_LOADS]]
+        work()
+        for thread in helpers:
+            if thread is not None:
+                thread.join()
+
+    async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
+        for flight in filling:
+            gate = threading.Lock()
+            gate.acquire()
+            if flights.on_landing(flight, gate.release):
+                gate.acquire(timeout=FILL_SECONDS)
+
+    def _call_beside(self, function: Any, args: Any, kwargs: Any, timeout: float) -> Any:
+        outcome: list[tuple[Any, BaseException | None]] = []
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                outcome.append((function(*args, **kwargs), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            finally:
+                done.set()
+
+        if self._start(work) is None:
+            raise LoadTimeout(
+                f"no thread for a load with timeout={timeout:g} s: {THREADS} are busy with loads "
+                "that have not ended; does the loader hang?"
+            )
+        if not done.wait(timeout):
+            raise LoadTimeout(f"the load took longer than timeout={timeout:g} s")
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    def _start(self, work: Callable[[], object]) -> threading.Thread | None:
+        """Run work on a thread of its own, in a copy of this context; None if all are busy."""
+        if not self._slots.acquire(blocking=False):
+            return None
+        context = contextvars.copy_context()
+
+        def body() -> None:
+            try:
+                context.run(work)
+            finally:
+                self._slots.release()
+
+        # A daemon: a load that hangs does not keep the process from ending.
+        thread = threading.Thread(target=body, name="tiercache-load", daemon=True)
+        thread.start()
+        return thread
+
+    async def read(self, store: Store, key: str) -> Stored | None:
+        return store.read(key)
+
+    async def read_many(self, store: Store, keys: Sequence[str]) -> list[Stored | None]:
+        return store.read_many(keys)
+
+    async def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> None:
+        store.write(key, payload, ttl)
+
+    async def write_many(
+        self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
+    ) -> None:
+        store.write_many(items)
+
+    async def delete(self, store: Store, keys: Sequence[str]) -> int:
+        return store.delete(keys)
+
+    async def clear(self, store: Store, namespace: str) -> None:
+        store.clear(namespace)
+
+
+class AsyncPort:
+    """Runs each flight in a task of its own, which no caller's cancellation reaches."""
+
+    leads_inline = False
+    load_deck = Deck.ASYNC_LOAD
+    read_deck = Deck.ASYNC_READ
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def lead(
+        self, flights: Flights, flight: Flight, fly: Coroutine[Any, Any, None], spec: Spec
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(fly)
+        flight.cancel = partial(_cancel, loop, task)
+        self._limit(loop, flights, [flight], task, spec)
+        await self.follow(flights, flight)
+
+    async def lead_many(
+        self,
+        flights: Flights,
+        led: Sequence[Flight],
+        carry: Coroutine[Any, Any, None],
+        spec: Spec,
+        others: Sequence[Flight],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(carry)
+        wanted = len(led)
+
+        def leave_one() -> None:  # called for each flight that nobody wants any more
+            nonlocal wanted
+            wanted -= 1
+            if wanted == 0:
+                _cancel(loop, task)
+
+        for flight in led:
+            flight.cancel = leave_one
+        self._limit(loop, flights, led, task, spec)
+        awaited = list(led)
+        try:
+            while awaited:
+                await self.follow(flights, awaited.pop())
+        except BaseException:
+            for flight in (*awaited, *others):
+                flights.leave(flight)
+            raise
+
+    async def quiesce(self, flights: Flights) -> None:
+        """Wait for the flights of this event loop to end."""
+        loop = asyncio.get_running_loop()
+        mine = [flight for flight in flights.under_way() if flight.loop is loop]
+        await self.wait_for_fills(flights, mine)
+
+    def _limit(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        flights: Flights,
+        led: Sequence[Flight],
+        task: asyncio.Task[None],
+        spec: Spec,
+    ) -> None:
+        """End a task at its flights' deadline."""
+        when = loop.time() + led[0].deadline - time.monotonic()
+        timer = loop.call_at(when, _expire, flights, led, task, spec)
+        task.add_done_callback(lambda _: timer.cancel())
+
+    async def follow(self, flights: Flights, flight: Flight) -> None:
+        loop = asyncio.get_running_loop()
+        landed = loop.create_future()
+        wake = partial(_wake, loop, landed)
+        if not flights.on_landing(flight, wake):
+            return
+        overdue = None
+        if flight.loop is not loop:  # that loop may stop running without a word
+            remaining = max(0.0, flight.deadline - time.monotonic())
+            overdue = loop.call_later(remaining, _give_up, flights, flight, landed)
+        try:
+            await landed
+        except BaseException:
+            flights.forget(flight, wake)
+            flights.leave(flight)
+            raise
+        finally:
+            if overdue is not None:
+                overdue.cancel()
+
+    async def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Any:
+        return await function(*args, **kwargs)
+
+    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        slots = asyncio.Semaphore(CONCURRENT_LOADS)
+
+        async def work(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            async with slots:
+                await job()
+
+        await asyncio.gather(*map(work, jobs))
+
+    async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
+        loop = asyncio.get_running_loop()
+        for flight in filling:
+            landed = loop.create_future()
+            wake = partial(_wake, loop, landed)
+            if flights.on_landing(flight, wake):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(landed, FILL_SECONDS)
+
+    async def read(self, store: Store, key: str) -> Stored | None:
+        return await store.aread(key)
+
+    async def read_many(self, store: Store, keys: Sequence[str]) -> list[Stored | None]:
+        return await store.aread_many(keys)
+
+    async def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> None:
+        await store.awrite(key, payload, ttl)
+
+    async def write_many(
+        self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
+    ) -> None:
+        await store.awrite_many(items)
+
+    async def delete(self, store: Store, keys: Sequence[str]) -> int:
+        return await store.adelete(keys)
+
+    async def clear(self, store: Store, namespace: str) -> None:
+        await store.aclear(namespace)
+
+
+def ends_the_leader_only(error: BaseException) -> bool:
+    """Whether what ended a load says nothing about the value, so that followers try again."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, landed: asyncio.Future[None]) -> None:
+    if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the documented way not to raise
+        _resolve(landed)
+    else:
+        with suppress(RuntimeError):  # that loop is closed, and its callers with it
+            loop.call_soon_threadsafe(_resolve, landed)
+
+
+def _resolve(landed: asyncio.Future[None]) -> None:
+    if not landed.done():
+        landed.set_result(None)
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(task.cancel)
+
+
+def _expire(flights: Flights, led: Sequence[Flight], task: asyncio.Task[None], spec: Spec) -> None:
+    # A flight that is filling has its value: the store's own timeout ends it.
+    hanging = [flight for flight in led if not flight.has_landed and not flight.is_filling]
+    if not hanging:
+        return
+    spec.counters.load_errors += 1
+    limit = f"{spec.name}: the load took longer than {spec.load_seconds:g} s"
+    for flight in hanging:
+        flights.fail(flight, LoadTimeout(limit))
+    if all(flight.has_landed for flight in led):
+        task.cancel()
+
+
+def _give_up(flights: Flights, flight: Flight, landed: asyncio.Future[None]) -> None:
+    flights.detach_flight(flight)
+    _resolve(landed)

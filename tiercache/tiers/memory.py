@@ -1,0 +1,270 @@
+"""L1: entries in this process's memory, bounded, in least-recently-used order.
+
+A hit takes no lock and moves nothing: it stores the current *tick* on its entry. Order is caught
+up when something must go. Entries wait in *generations*, each begun at a tick and holding what was
+inserted, or placed there again, since. In the oldest generation
+
+- an entry used after the generation ended goes to the generation of its last use;
+- the others have all been used before anything in a later generation, so the least recently
+  used of them, the generation being sorted once, is the least recently used of all.
+
+So eviction follows exact LRU order but for hits between two insertions, which share a tick. A hit
+costs one store, an eviction O(1) amortised (a generation is at most 1/64 of the cache, and 1,024
+entries, so sorting it never takes long). Bytes per entry: one dict slot, the Entry, its
+deadline, and eight for its place in a generation; an OrderedDict or a linked list cost twice that.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from tiercache.entry import DEAD, Entry, RemovalCause
+from tiercache.errors import ConfigurationError
+
+GENERATIONS = 64  # resolution of the order: a generation is this share of maxsize
+GENERATION_CAP = 1024  # entries; bounds the time to sort one
+DEAD_ALLOWANCE = 64  # places of removed entries that are not worth a clean-up
+
+_last_use = attrgetter("used")
+_start = attrgetter("start")
+_hits = attrgetter("hits")
+
+Removed = tuple[Entry, RemovalCause]
+
+
+class _Generation:
+    __slots__ = ("places", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = start  # the tick at which it began
+        self.places: deque[Entry] = deque()
+
+
+class LRU:
+    """An L1 that keeps the most recently used entries.
+
+    Args:
+        maxsize: Entries, or weight where ``weigh`` is given; > 0.
+        weigh: Weight of a value, >= 0: a function of the value, or of key and value. A value
+            heavier than ``maxsize`` is not stored, and what stood under its key is dropped.
+
+    Raises:
+        ConfigurationError: If ``maxsize`` is not a positive whole number.
+    """
+
+    def __init__(self, maxsize: int, *, weigh: Callable[..., int] | None = None) -> None:
+        if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize <= 0:
+            raise ConfigurationError(
+                f"maxsize must be a positive whole number, got {maxsize!r}; use l1=None for no L1"
+            )
+        self.maxsize = maxsize
+        self.tick = 0  # advanced by writers; hits copy it to their entry
+        self.on_removal: Callable[[Entry, RemovalCause], None] | None = None
+        self._weigh = _of_key_and_value(weigh)
+        self._span = max(1, min(maxsize // GENERATIONS, GENERATION_CAP))
+        self._lock = threading.RLock()
+        self._reset()
+        self._removals: dict[RemovalCause, int] = dict.fromkeys(RemovalCause, 0)  # guarded by _lock
+        self._retired_hits = 0  # of entries that have left; guarded by _lock
+
+    def get(self, key: str) -> Entry | None:
+        """Return the entry of a key, whatever its age, without counting a use."""
+        return self._table.get(key)
+
+    def touch(self, entry: Entry) -> None:
+        """Count a hit of an entry, later than everything before."""
+        with self._lock:
+            entry.hits += 1
+            self.tick += 1
+            entry.used = self.tick
+            self.tick += 1
+
+    def put(self, entry: Entry) -> bool:
+        """Store an entry in place of its key's old one; say whether it was stored."""
+        weight = 1 if self._weigh is None else self._weigh(entry.key, entry.value)
+        fits = weight <= self.maxsize
+        removed: list[Removed] = []
+        with self._lock:
+            old = self._table.get(entry.key)
+            if old is not None:
+                cause = RemovalCause.REPLACED if fits else RemovalCause.OVERSIZE
+                removed.append(self._take(old, cause))
+            if fits:
+                self._insert(entry, weight)
+                while self._weight > self.maxsize:
+                    removed.append(self._evict())
+        if removed:
+            self._tell(removed)
+        return fits
+
+    def remove(self, key: str, cause: RemovalCause = RemovalCause.INVALIDATED) -> Entry | None:
+        """Drop the entry of a key; return it, or None where there was none."""
+        with self._lock:
+            entry = self._table.get(key)
+            if entry is None:
+                return None
+            removed = self._take(entry, cause)
+        self._tell([removed])
+        return entry
+
+    def discard(self, entry: Entry, cause: RemovalCause) -> None:
+        """Drop this very entry, unless another stands under its key by now."""
+        with self._lock:
+            if self._table.get(entry.key) is not entry:
+                return
+            removed = self._take(entry, cause)
+        self._tell([removed])
+
+    def clear(self) -> None:
+        """Drop every entry, in O(1) but for freeing the memory."""
+        with self._lock:
+            table = self._table
+            self._retired_hits += sum(map(_hits, table.values()))
+            self._removals[RemovalCause.INVALIDATED] += len(table)
+            self._reset()
+
+    def keys(self) -> list[str]:
+        """Return the keys held now."""
+        return list(self._table)
+
+    def after_fork(self) -> None:
+        """Take a new lock in a forked child; drop everything if the fork broke into a change."""
+        held = not self._lock.acquire(blocking=False)
+        self._lock = threading.RLock()
+        if held:
+            self._reset()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def weight(self) -> int:
+        """Weight of all entries: their number, where there is no ``weigh``."""
+        return self._weight
+
+    @property
+    def hits(self) -> int:
+        """Hits so far, of present and past entries; O(n)."""
+        with self._lock:
+            return self._retired_hits + sum(map(_hits, self._table.values()))
+
+    @property
+    def removals(self) -> dict[str, int]:
+        """Entries that left, by cause."""
+        with self._lock:
+            return {str(cause): count for cause, count in self._removals.items()}
+
+    # Below, the lock is held.
+
+    def _reset(self) -> None:
+        self._table: dict[str, Entry] = {}
+        self._weights: dict[str, int] = {}  # only with weigh=
+        self._weight = 0
+        self._generations: deque[_Generation] = deque([_Generation(self.tick)])
+        self._oldest = _Generation(self.tick)  # that is being evicted from: sorted, or empty
+        self._oldest_end = self.tick
+        self._dead_places = 0
+
+    def _insert(self, entry: Entry, weight: int) -> None:
+        newest = self._generations[-1]
+        if len(newest.places) >= self._span:
+            newest = self._begin_generation()
+        entry.used = self.tick
+        newest.places.append(entry)
+        self._table[entry.key] = entry
+        self._weight += weight
+        if self._weigh is not None:
+            self._weights[entry.key] = weight
+
+    def _begin_generation(self) -> _Generation:
+        self.tick += 1
+        generation = _Generation(self.tick)
+        self._generations.append(generation)
+        return generation
+
+    def _take(self, entry: Entry, cause: RemovalCause) -> Removed:
+        """Remove an entry whose place in a generation stays behind."""
+        self._drop(entry, cause)
+        self._leave_dead_place()
+        return entry, cause
+
+    def _evict(self) -> Removed:
+        """Remove the least recently used entry, and its place."""
+        while True:
+            places, end, table = self._oldest.places, self._oldest_end, self._table
+            while places:
+                entry = places.popleft()
+                if table.get(entry.key) is not entry:
+                    self._dead_places -= 1
+                elif entry.used < end:
+                    self._drop(entry, RemovalCause.SIZE)
+                    return entry, RemovalCause.SIZE
+                else:
+                    self._place_again(entry)
+            self._open_next_generation()
+
+    def _drop(self, entry: Entry, cause: RemovalCause) -> None:
+        del self._table[entry.key]
+        self._weight -= 1 if self._weigh is None else self._weights.pop(entry.key)
+        self._removals[cause] += 1
+        self._retired_hits += entry.hits
+
+    def _open_next_generation(self) -> None:
+        """Turn to the oldest generation that still has places, and sort it, once."""
+        generations = self._generations
+        while len(generations) > 1 and not generations[0].places:
+            generations.popleft()
+        if len(generations) == 1:  # what is used from now on belongs to a later one
+            self._begin_generation()
+        oldest = generations[0]
+        oldest.places = deque(sorted(oldest.places, key=_last_use))
+        self._oldest, self._oldest_end = oldest, generations[1].start
+
+    def _place_again(self, entry: Entry) -> None:
+        """Move an entry to the generation of its last use, which is a later one."""
+        index = bisect_right(self._generations, entry.used, key=_start) - 1
+        self._generations[index].places.append(entry)
+
+    def _leave_dead_place(self) -> None:
+        self._dead_places += 1
+        if self._dead_places > len(self._table) + DEAD_ALLOWANCE:
+            for generation in self._generations:
+                generation.places = deque(
+                    entry for entry in generation.places if self._table.get(entry.key) is entry
+                )
+            self._dead_places = 0
+
+    # Below, it is not.
+
+    def _tell(self, removed: list[Removed]) -> None:
+        for entry, cause in removed:
+            entry.fresh_until = DEAD
+            if self.on_removal is not None:
+                self.on_removal(entry, cause)
+            entry.value = None  # after the deadline: a hit reads the value before it looks at it
+
+
+def _of_key_and_value(weigh: Callable[..., int] | None) -> Callable[[str, Any], int] | None:
+    if weigh is None:
+        return None
+    if not callable(weigh):
+        raise ConfigurationError(f"weigh must be a function of a value, got {weigh!r}")
+    if _takes_two(weigh):
+        both: Callable[[str, Any], int] = weigh
+        return both
+    return lambda _key, value: weigh(value)
+
+
+def _takes_two(function: Callable[..., int]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some builtins have no signature: len, sys.getsizeof
+        return False
+    required = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
+    return len(required) == 2
