@@ -17,8 +17,10 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 LATE = ("redis", "sqlite3", "pydantic", "attr", "opentelemetry", "zstandard")
-# The goal is 60 ms; twice that, of the best of several runs, is a change and not a busy machine.
-IMPORT_LIMIT_SECONDS = 0.12
+# The goal is 60 ms on an idle machine. This does not assert that: machines differ and are busy, so
+# it asserts a ratio to what an asyncio library cannot do without. redis alone would break it.
+UNAVOIDABLE = "asyncio, dataclasses, inspect, logging"
+IMPORT_LIMIT_RATIO = 3
 IMPORT_RUNS = 7
 
 
@@ -148,13 +150,22 @@ def test_import_leaves_what_is_heavy_for_later(installed: Installed) -> None:
 
 
 def test_import_is_quick(installed: Installed) -> None:
-    """Importing tiercache stays within its time budget."""
-    assert min(_import_seconds(installed) for _ in range(IMPORT_RUNS)) < IMPORT_LIMIT_SECONDS
+    """Importing tiercache costs little more than the parts of the standard library it needs."""
+    pairs = [
+        (_import_seconds(installed, "tiercache"), _import_seconds(installed, UNAVOIDABLE))
+        for _ in range(IMPORT_RUNS)
+    ]
+
+    ours, unavoidable = (min(times) for times in zip(*pairs, strict=True))
+
+    assert ours < IMPORT_LIMIT_RATIO * unavoidable
 
 
-def _import_seconds(installed: Installed) -> float:
-    report = installed.run("-X", "importtime", "-c", "import tiercache").stderr
-    lines = [line for line in report.splitlines() if line.split("|")[-1].strip() == "tiercache"]
-    cumulative = re.search(r"\|\s*(\d+)\s*\|", lines[-1])
-    assert cumulative is not None
-    return int(cumulative[1]) / 1e6
+def _import_seconds(installed: Installed, modules: str) -> float:
+    code = (
+        "from time import perf_counter\n"
+        "began = perf_counter()\n"
+        f"import {modules}\n"
+        "print(perf_counter() - began)\n"
+    )
+    return float(installed.run("-c", code).stdout)

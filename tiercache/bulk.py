@@ -114,7 +114,7 @@ class _Journey:
         rounds = 1 if self.batch else -(-len(self.missing) // CONCURRENT_LOADS)
         with flow.flights.lock:
             for key in self.missing:
-                flight, leads = flow.flights.board(key, deck, spec.load_seconds * rounds, loop)
+                flight, leads = flow.flights.board(key, deck, spec.flight_seconds * rounds, loop)
                 (led if leads else followed).append(flight)
         return led, followed
 
@@ -200,6 +200,7 @@ class _Journey:
         spec, batch = self.spec, self.batch
         assert batch is not None
         items = [self.missing[flight.key][0].item for flight in flights]
+        limit = self.port.limit(self.flow.flights, flights, spec)
         started = perf_counter()
         with loading(flights):
             try:
@@ -209,6 +210,9 @@ class _Journey:
                 self.flow.record_load(spec, perf_counter() - started)
                 spec.counters.load_errors += 1
                 raise
+            finally:
+                if limit is not None:
+                    limit.cancel()
         seconds = perf_counter() - started
         self.flow.record_load(spec, seconds)
         await self._fill(flights, values, seconds)

@@ -11,7 +11,7 @@ from .bulk import Found, Want, read_many
 from .clock import as_clock, coarse_clock
 from .codec import Codec
 from .decorators import Cached, Options, decorate
-from .errors import ConfigurationError, LoadErrors, UncacheableArguments
+from .errors import CacheError, ConfigurationError, LoadErrors, UncacheableArguments
 from .flow import MISS, Flow, Spec
 from .keys import Key, own_prefix
 from .options import Tags, copier, same_kind, tag_options, takes_many, ttl_options
@@ -416,16 +416,19 @@ class Cache:
     async def aclose(self) -> None:
         """Do what ``close`` does, awaited."""
         self._stop()
-        await self.asyncio.quiesce(self.flow.flights)
+        await self.asyncio.quiesce()
         if self.store is not None:
             await self.store.aclose()
 
     def _stop(self) -> None:
         live_caches.remove(self)
         self.hooks.stop()
-        for flight in self.flow.flights.under_way():
-            if flight.cancel is not None:
-                flight.cancel()
+        flights = self.flow.flights
+        for flight in flights.under_way():
+            cancel = flight.cancel
+            if cancel is not None:
+                flights.fail(flight, CacheError(f"cache {self.name!r} was closed during a load"))
+                cancel()
         if self.clock is coarse_clock:
             coarse_clock.stop()
 
@@ -467,7 +470,7 @@ class Cache:
         """Bring locks in order in a forked child, and forget the parent's loads."""
         if self.memory is not None:
             self.memory.after_fork()
-        self.blocking = BlockingPort()
+        self.blocking, self.asyncio = BlockingPort(), AsyncPort()
         self.flow.after_fork()
         for function in self.functions:
             function.shortcuts.after_fork()

@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def decorate(cache: Cache, function: Any, options: Options) -> Any:
     return cached.wrapper
 
 
-class Cached:
+class Cached(ABC):
     """One decorated function: its keys, how it loads, and its wrapper.
 
     The wrapper reads what it needs from a namespace, so that ``bind`` can give a function of the
@@ -191,10 +192,12 @@ class Cached:
             raise ConfigurationError(
                 f"when of {name} must be a function of the value, got {options.when!r}"
             )
+        if timeout is not None:
+            timeout = min(timeout, cache.load_timeout)
         return Spec(
             name=name,
             counters=self.counters,
-            load_seconds=min(cache.load_timeout, timeout or cache.load_timeout),
+            load_seconds=timeout or cache.load_timeout,
             **(cache.ttl_options if options.ttl is None else ttl_options(options.ttl)),
             **tag_options(options.tags),
             function=self.function,
@@ -225,7 +228,13 @@ class Cached:
             copy=cache.copy,
         )
 
-    _slow: Callable[..., Any]
+    @abstractmethod
+    def many_of(self, bound: tuple[Any, ...], items: Iterable[Any]) -> Any:
+        """Do the work of ``many`` for a method of an instance."""
+
+    @abstractmethod
+    def _slow(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer what the wrapper could not."""
 
 
 class BlockingCached(Cached):
@@ -268,7 +277,6 @@ class BlockingCached(Cached):
         return self.many_of((), items)
 
     def many_of(self, bound: tuple[Any, ...], items: Iterable[Any]) -> dict[Any, Any]:
-        """Do the work of ``many`` for a method of an instance."""
         wants = self._wants(items, bound)
         batch = self._batch_for(bound)
         flow = self.cache.flow
@@ -320,7 +328,6 @@ class AsyncCached(Cached):
         return await self.many_of((), items)
 
     async def many_of(self, bound: tuple[Any, ...], items: Iterable[Any]) -> dict[Any, Any]:
-        """Do the work of ``many`` for a method of an instance."""
         wants = self._wants(items, bound)
         batch = self._batch_for(bound)
         flow = self.cache.flow
@@ -331,7 +338,8 @@ class AsyncCached(Cached):
         await self.cache.aclear_prefix(self._literal_prefix())
 
 
-_TOOLS = ("invalidate", "refresh", "peek", "set", "many", "key", "cache_info", "cache_clear")
+_BOUND_TOOLS = ("invalidate", "refresh", "peek", "key")
+_TOOLS = (*_BOUND_TOOLS, "set", "many", "cache_info", "cache_clear")
 
 
 class CachedMethod:
@@ -360,8 +368,9 @@ class CachedMethod:
 
 
 class BoundCached(functools.partial):  # type: ignore[type-arg]
-    """The wrapper with its first argument given: called at C speed, unwrapped by ``inspect``."""
+    # The wrapper with its first argument given: called at C speed, unwrapped by ``inspect``.
 
+    __doc__ = property(lambda self: self.func.__doc__)  # type: ignore[assignment]
     _cached: Cached
 
     @classmethod
@@ -371,19 +380,26 @@ class BoundCached(functools.partial):  # type: ignore[type-arg]
         bound._cached = cached
         return bound
 
+    def set(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Store a value for these arguments."""
+        return self.func.set(value, *self.args, *args, **kwargs)
+
+    def many(self, items: Iterable[Any]) -> Any:
+        """Return the value of each item: an argument, or a tuple of several."""
+        return self._cached.many_of(self.args, items)
+
     def __getattr__(self, name: str) -> Any:
         """Return a tool with the instance as its first argument, or the function's attribute."""
-        if name == "cache_info" or name == "cache_clear":
-            return getattr(self._cached, name)
-        if name == "set":
-            return lambda value, *args, **kwargs: self._cached.set(
-                value, *self.args, *args, **kwargs
-            )  # type: ignore[attr-defined]
-        if name == "many":
-            return functools.partial(self._cached.many_of, self.args)  # type: ignore[attr-defined]
-        if name in _TOOLS:
-            return functools.partial(getattr(self._cached, name), *self.args)
+        if name in _BOUND_TOOLS:
+            return functools.partial(getattr(self.func, name), *self.args)
         return getattr(self.func, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.args[0], self.func.__name__)
+
+    @property
+    def __wrapped__(self) -> Any:
+        return functools.partial(self._cached.function, *self.args)
 
     @property
     def __self__(self) -> Any:

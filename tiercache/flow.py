@@ -22,7 +22,7 @@ from .clock import Clock, CoarseClock
 from .entry import Entry, RememberedError, RemovalCause, is_error, make_entry
 from .errors import ConfigurationError, DecodeError, EncodeError
 from .plugin import Event, Hooks, Load
-from .runtime import BoxedStop, Port, ends_the_leader_only
+from .runtime import FILL_SECONDS, BoxedStop, Port, ends_the_leader_only
 from .singleflight import Flight, Flights, Source
 from .stats import Counters, LoadTimes
 from .ttl import jittered
@@ -76,6 +76,11 @@ class Spec:
     timeout: float | None = None
     on_hit: Callable[[tuple[Any, ...], Entry], None] | None = None  # of a batch, in L1
     has_warned: bool = False
+
+    @property
+    def flight_seconds(self) -> float:
+        """How long a flight may hold its key until its load begins: L2 has limits of its own."""
+        return self.load_seconds + FILL_SECONDS
 
 
 #: How a value is kept: its TTL in seconds, None for no expiry, and its tags.
@@ -157,7 +162,7 @@ class Flow:
         kwargs = kwargs or {}
         deck = port.load_deck if spec.function is not None else port.read_deck
         while True:
-            flight, leads = self.flights.board(key, deck, spec.load_seconds, port.loop())
+            flight, leads = self.flights.board(key, deck, spec.flight_seconds, port.loop())
             if leads:
                 fly = self.fly(port, flight, spec, args, kwargs)
                 if port.leads_inline:
@@ -179,7 +184,9 @@ class Flow:
         while True:
             with self.flights.lock:
                 self.flights.detach(key)
-                flight, _ = self.flights.board(key, port.load_deck, spec.load_seconds, port.loop())
+                flight, _ = self.flights.board(
+                    key, port.load_deck, spec.flight_seconds, port.loop()
+                )
             fly = self.fly(port, flight, spec, args, kwargs, looks=False)
             await port.lead(self.flights, flight, fly, spec)
             if flight.has_landed and not flight.must_retry:
@@ -321,6 +328,7 @@ class Flow:
 
     async def _load(self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any) -> Any:
         token = _loading.set((flight, *_loading.get()))
+        limit = port.limit(self.flights, (flight,), spec)
         started = perf_counter()
         try:
             if self.hooks.around_load:
@@ -332,6 +340,8 @@ class Flow:
             raise
         finally:
             _loading.reset(token)
+            if limit is not None:
+                limit.cancel()
         seconds = perf_counter() - started
         _refuse_coroutine(value, spec)
         self.record_load(spec, seconds)

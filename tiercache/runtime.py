@@ -76,6 +76,12 @@ class Port(Protocol):
         """Carry flights until all have landed; if this caller goes, it leaves the others too."""
         ...
 
+    def limit(
+        self, flights: Flights, led: Sequence[Flight], spec: Spec
+    ) -> asyncio.TimerHandle | None:
+        """Begin the time that a load of flights may take; what is returned ends it early."""
+        ...
+
     async def follow(self, flights: Flights, flight: Flight) -> None:
         """Wait until a flight has landed, or is overdue and detached."""
         ...
@@ -130,16 +136,25 @@ class BlockingPort:
     ) -> None:
         await carry
 
+    def limit(self, flights: Flights, led: Sequence[Flight], spec: Spec) -> None:
+        # With a timeout the leader itself raises LoadTimeout, for all; followers give up later.
+        grace = 0.0 if spec.timeout is None else FILL_SECONDS
+        deadline = time.monotonic() + spec.load_seconds + grace
+        for flight in led:
+            flight.deadline = deadline
+
     async def follow(self, flights: Flights, flight: Flight) -> None:
         gate = threading.Lock()
         gate.acquire()
         if not flights.on_landing(flight, gate.release):
             return
         try:
-            if not gate.acquire(timeout=max(0.0, flight.deadline - time.monotonic())):
-                # The leader runs in its own caller's thread and cannot be stopped. It is left
-                # behind: the next caller to board starts anew.
-                flights.detach_flight(flight)
+            while not gate.acquire(timeout=max(0.0, flight.deadline - time.monotonic())):
+                if flight.deadline <= time.monotonic():  # the load may have begun meanwhile
+                    # The leader runs in its own caller's thread and cannot be stopped. It is
+                    # left behind: the next caller to board starts anew.
+                    flights.detach_flight(flight)
+                    return
         finally:
             flights.forget(flight, gate.release)
 
@@ -246,6 +261,10 @@ class AsyncPort:
     load_deck = Deck.ASYNC_LOAD
     read_deck = Deck.ASYNC_READ
 
+    def __init__(self) -> None:
+        # Held here, since an event loop holds its tasks weakly.
+        self._tasks: set[asyncio.Task[None]] = set()
+
     def loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
@@ -253,9 +272,8 @@ class AsyncPort:
         self, flights: Flights, flight: Flight, fly: Coroutine[Any, Any, None], spec: Spec
     ) -> None:
         loop = asyncio.get_running_loop()
-        task = loop.create_task(fly)
+        task = self._start(loop, fly)
         flight.cancel = partial(_cancel, loop, task)
-        self._limit(loop, flights, [flight], task, spec)
         await self.follow(flights, flight)
 
     async def lead_many(
@@ -267,7 +285,7 @@ class AsyncPort:
         others: Sequence[Flight],
     ) -> None:
         loop = asyncio.get_running_loop()
-        task = loop.create_task(carry)
+        task = self._start(loop, carry)
         wanted = len(led)
 
         def leave_one() -> None:  # called for each flight that nobody wants any more
@@ -278,7 +296,6 @@ class AsyncPort:
 
         for flight in led:
             flight.cancel = leave_one
-        self._limit(loop, flights, led, task, spec)
         awaited = list(led)
         try:
             while awaited:
@@ -288,24 +305,28 @@ class AsyncPort:
                 flights.leave(flight)
             raise
 
-    async def quiesce(self, flights: Flights) -> None:
-        """Wait for the flights of this event loop to end."""
+    async def quiesce(self) -> None:
+        """Wait for the tasks of this event loop to end."""
         loop = asyncio.get_running_loop()
-        mine = [flight for flight in flights.under_way() if flight.loop is loop]
-        await self.wait_for_fills(flights, mine)
+        mine = [task for task in self._tasks if task.get_loop() is loop]
+        await asyncio.gather(*mine, return_exceptions=True)
 
-    def _limit(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        flights: Flights,
-        led: Sequence[Flight],
-        task: asyncio.Task[None],
-        spec: Spec,
-    ) -> None:
-        """End a task at its flights' deadline."""
-        when = loop.time() + led[0].deadline - time.monotonic()
-        timer = loop.call_at(when, _expire, flights, led, task, spec)
-        task.add_done_callback(lambda _: timer.cancel())
+    def _start(
+        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        task = loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def limit(
+        self, flights: Flights, led: Sequence[Flight], spec: Spec
+    ) -> asyncio.TimerHandle | None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        deadline = time.monotonic() + spec.load_seconds
+        for flight in led:
+            flight.deadline = deadline
+        return loop.call_later(spec.load_seconds, _expire, flights, led, task, spec)
 
     async def follow(self, flights: Flights, flight: Flight) -> None:
         loop = asyncio.get_running_loop()
@@ -337,7 +358,7 @@ class AsyncPort:
             async with slots:
                 await job()
 
-        await asyncio.gather(*map(work, jobs))
+        await asyncio.gather(*map(work, jobs), return_exceptions=True)
 
     async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
         loop = asyncio.get_running_loop()
@@ -395,16 +416,14 @@ def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         loop.call_soon_threadsafe(task.cancel)
 
 
-def _expire(flights: Flights, led: Sequence[Flight], task: asyncio.Task[None], spec: Spec) -> None:
-    # A flight that is filling has its value: the store's own timeout ends it.
-    hanging = [flight for flight in led if not flight.has_landed and not flight.is_filling]
-    if not hanging:
-        return
+def _expire(
+    flights: Flights, led: Sequence[Flight], task: asyncio.Task[None] | None, spec: Spec
+) -> None:
     spec.counters.load_errors += 1
     limit = f"{spec.name}: the load took longer than {spec.load_seconds:g} s"
-    for flight in hanging:
+    for flight in led:
         flights.fail(flight, LoadTimeout(limit))
-    if all(flight.has_landed for flight in led):
+    if task is not None:
         task.cancel()
 
 

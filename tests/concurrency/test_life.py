@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tiercache import Cache, SQLite
+from tiercache import Cache, CacheError, SQLite
 
 
 def test_asyncio_run_after_asyncio_run(make_cache: Callable[..., Cache]) -> None:
@@ -62,7 +62,8 @@ def test_a_loop_that_ended_in_mid_load(make_cache: Callable[..., Cache]) -> None
     assert asyncio.run(asyncio.wait_for(f(2), 5)) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
         del task
         gc.collect()
 
@@ -159,7 +160,7 @@ def test_close_leaves_nothing(tmp_path: os.PathLike[str]) -> None:
         for _ in range(3):
             assert f(1) == 1
             assert asyncio.run(g(1)) == 1
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     assert {file for file in descriptors() - files if "l2.db" in file} == set()
     cache.close()
 
@@ -183,7 +184,8 @@ def test_aclose_ends_loads_under_way() -> None:
 
             caller = asyncio.create_task(f(1))
             await asyncio.sleep(0.01)
-        await asyncio.gather(caller, return_exceptions=True)
+        with pytest.raises(CacheError, match="closed"):
+            await caller
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())

@@ -41,8 +41,6 @@ async def test_fail_fails_until_healed(store):
         store.read("c:1")
     with pytest.raises(StoreError, match="write_many"):
         await store.awrite_many([("c:2", b"2", 60)])
-    with pytest.raises(StoreError, match="claim"):
-        store.claim("c", "settings")
     store.fail(error=StoreTimeout("mine"))
     with pytest.raises(StoreTimeout, match="mine"):
         store.delete(["c:1"])

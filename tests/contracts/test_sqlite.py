@@ -121,12 +121,10 @@ class TestFile:
         """Deadlines of a clock that has started anew mean nothing: all entries go."""
         store = SQLite(path)
         store.write("c:1", b"1", 60)
-        store.claim("c", "settings")
         store.close()
         monkeypatch.setattr(files, "boot_identity", lambda: "another boot")
         store = SQLite(path)
         assert store.read("c:1") is None
-        assert store.claim("c", "others") == "others"
         store.close()
 
     def test_a_derived_boot_time_tolerates_clock_adjustments(self, monkeypatch):

@@ -28,7 +28,6 @@ BLOCKING = {
 }
 CALLS = {
     **BLOCKING,
-    "claim": lambda store: store.claim("u", "settings"),
     "aread": lambda store: store.aread("u:1"),
     "aread_many": lambda store: store.aread_many(["u:1", "u:2"]),
     "awrite": lambda store: store.awrite("u:1", b"new", 60),
@@ -169,7 +168,7 @@ def test_something_that_is_not_redis(answer, runner):
     """Whatever answers, a call ends in time and with StoreError, and leaves no socket behind."""
     with BadServer(answer) as bad:
         store = Redis(bad.url, timeout=0.05)
-        for name in ("read", "read_many", "write", "delete", "clear", "claim"):
+        for name in ("read", "read_many", "write", "delete", "clear"):
             fails_in_time(CALLS[name], store)
         for name in ("aread", "aread_many", "awrite", "adelete", "aclear"):
             fails_in_time(lambda s, name=name: runner.run(_await(CALLS[name](s))), store)

@@ -53,7 +53,7 @@ class _Calls(Protocol):
     def write(self, key: str, payload: bytes, ttl: float | None) -> None: ...
     def write_many(self, items: Sequence[Item]) -> None: ...
     def delete(self, keys: Sequence[str]) -> int: ...
-    def clear(self, namespace: str) -> None: ...
+    def clear(self, prefix: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -225,27 +225,27 @@ class StoreContract:
         assert calls.delete([key]) == 1
         assert calls.read("c:plain") is not None
 
-    def test_clear_removes_one_namespace(self, calls: _Calls) -> None:
-        """Clear takes every key of a namespace and no other, however alike their names."""
+    def test_clear_removes_one_prefix(self, calls: _Calls) -> None:
+        """Clear takes every key of a prefix and no other, however alike their names."""
         spared = ["cc:1", "c", "ca:1", "C:1", "b:c:1", "c;1"]
         calls.write_many([(key, b"spared", 60) for key in spared])
         calls.write_many([(f"c:{n}", b"gone", 60) for n in range(2500)])
-        calls.clear("c")
+        calls.clear("c:")
         assert calls.read_many([f"c:{n}" for n in range(2500)]) == [None] * 2500
         assert None not in calls.read_many(spared)
 
     @pytest.mark.parametrize("namespace", ["*", "a?c", "[ab]", "a\\", "{x}", "a^-b"])
-    def test_clear_takes_a_namespace_literally(self, calls: _Calls, namespace: str) -> None:
+    def test_clear_takes_a_prefix_literally(self, calls: _Calls, namespace: str) -> None:
         """Characters that are wildcards somewhere mean themselves."""
         calls.write_many([("abc:1", b"spared", 60), ("a:1", b"spared", 60)])
         calls.write(f"{namespace}:1", b"gone", 60)
-        calls.clear(namespace)
+        calls.clear(f"{namespace}:")
         assert calls.read(f"{namespace}:1") is None
         assert None not in calls.read_many(["abc:1", "a:1"])
 
     def test_clear_of_nothing_is_no_error(self, calls: _Calls) -> None:
-        """A namespace without keys can be cleared."""
-        calls.clear("never-used")
+        """A prefix without keys can be cleared."""
+        calls.clear("never-used:")
 
     def test_a_closed_store_opens_again(self, calls: _Calls) -> None:
         """Close may come twice, and a call after it works."""
@@ -254,20 +254,6 @@ class StoreContract:
         calls.close()
         calls.write("c:2", b"payload", 60)
         assert calls.read("c:2") is not None
-
-    def test_the_first_claim_stands(self, store: Store) -> None:
-        """Whoever claims a name later is told the settings of the first."""
-        assert store.claim("claimed", "ttl=1") == "ttl=1"
-        assert store.claim("claimed", "ttl=2") == "ttl=1"
-        assert store.claim("claimed", "ttl=1") == "ttl=1"
-        assert store.claim("other", "ttl=2 é") == "ttl=2 é"
-
-    def test_a_claim_is_no_entry(self, store: Store) -> None:
-        """Claims neither show among the entries nor fall to clear."""
-        store.claim("claimed", "first")
-        store.clear("claimed")
-        assert store.read("claimed:") is None
-        assert store.claim("claimed", "second") == "first"
 
     def test_threads_do_not_mix_up_their_answers(self, store: Store) -> None:
         """Many threads that read and write at once each get their own key's payload."""

@@ -23,14 +23,12 @@ class DictStore:
         timeout: Kept for callers that look at it; nothing here can be late.
 
     Attributes:
-        claims: Settings by cache name. They never lapse here.
     """
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, timeout: float = 0.5
     ) -> None:
         self.timeout = timeout
-        self.claims: dict[str, str] = {}
         self._clock = clock
         self._entries: dict[str, tuple[bytes, float | None]] = {}  # payload, deadline
         self._lock = threading.Lock()  # guards both dicts
@@ -102,20 +100,15 @@ class DictStore:
         """Remove the keys; return how many existed."""
         return self.delete(keys)
 
-    def clear(self, namespace: str) -> None:
-        """Remove the namespace's keys."""
+    def clear(self, prefix: str) -> None:
+        """Remove the keys of a prefix."""
         with self._lock:
-            for key in [key for key in self._entries if key.startswith(f"{namespace}:")]:
+            for key in [key for key in self._entries if key.startswith(prefix)]:
                 del self._entries[key]
 
-    async def aclear(self, namespace: str) -> None:
-        """Remove the namespace's keys."""
-        self.clear(namespace)
-
-    def claim(self, namespace: str, settings: str) -> str:
-        """Return the settings that stand for namespace."""
-        with self._lock:
-            return self.claims.setdefault(namespace, settings)
+    async def aclear(self, prefix: str) -> None:
+        """Remove the keys of a prefix."""
+        self.clear(prefix)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
@@ -259,20 +252,15 @@ class FaultyStore:
         await self._abefore("delete")
         return await self._store.adelete(keys)
 
-    def clear(self, namespace: str) -> None:
-        """Remove the namespace's keys."""
+    def clear(self, prefix: str) -> None:
+        """Remove the keys of a prefix."""
         self._before("clear")
-        self._store.clear(namespace)
+        self._store.clear(prefix)
 
-    async def aclear(self, namespace: str) -> None:
-        """Remove the namespace's keys."""
+    async def aclear(self, prefix: str) -> None:
+        """Remove the keys of a prefix."""
         await self._abefore("clear")
-        await self._store.aclear(namespace)
-
-    def claim(self, namespace: str, settings: str) -> str:
-        """Return the settings that stand for namespace."""
-        self._before("claim")
-        return self._store.claim(namespace, settings)
+        await self._store.aclear(prefix)
 
     def close(self) -> None:
         """Close the store inside; never faulty."""

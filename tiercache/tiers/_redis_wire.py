@@ -56,13 +56,9 @@ class KeySpace:
     def physical(self, key: str) -> bytes:
         return encode(f"{self._prefix}:{{{key}}}")
 
-    def claim(self, namespace: str) -> bytes:
-        """Return where a cache's settings are kept: outside of every namespace of entries."""
-        return encode(f"{self._prefix}:claim:{{{namespace}}}")
-
-    def pattern(self, namespace: str) -> bytes:
-        """Return a glob that matches the physical keys of one namespace and nothing else."""
-        literal = f"{self._prefix}:{{{namespace}:"
+    def pattern(self, prefix: str) -> bytes:
+        """Return a glob that matches the physical keys that begin so, and nothing else."""
+        literal = f"{self._prefix}:{{{prefix}"
         return encode(re.sub(r"([*?\[\]^\\-])", r"\\\1", literal)) + b"*"
 
     def pack_read(self, keys: Sequence[str]) -> bytes:

@@ -33,7 +33,6 @@ CREATE TABLE entry (
     payload BLOB NOT NULL
 );
 CREATE INDEX entry_deadline ON entry (deadline) WHERE deadline IS NOT NULL;
-CREATE TABLE claim (namespace BLOB PRIMARY KEY, settings BLOB NOT NULL, deadline INTEGER NOT NULL);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -140,7 +139,6 @@ def _forget_other_boots(db: sqlite3.Connection) -> None:
     if row is not None and is_same_boot(row[0], boot):
         return
     db.execute("DELETE FROM entry")
-    db.execute("DELETE FROM claim")
     db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 from tiercache.tiers.store import Item, Stored
 
-CLAIM_SECONDS: Final = 60
 _TIDY_EVERY: Final = 16  # writes
 _TIDY_FACTOR: Final = 4  # rows removed per write since the last tidying, at most
 _MAKE_ROOM_ROWS: Final = 1024  # when a write finds the file full
@@ -139,24 +138,11 @@ class Rows:
             alive += sum(deadline is None or deadline > now for (deadline,) in deadlines)
         return alive
 
-    def clear(self, namespace: str) -> None:
-        first = encode(f"{namespace}:")
-        beyond = first[:-1] + b";"  # the byte after the colon
+    def clear(self, prefix: str) -> None:
+        first = encode(prefix)
+        beyond = first[:-1] + bytes([first[-1] + 1])  # UTF-8 never has the byte 255
         while self._db.execute(_CLEAR, (first, beyond, _CLEAR_ROWS)).rowcount == _CLEAR_ROWS:
             pass
-
-    def claim(self, namespace: str, settings: str) -> str:
-        name, now = encode(namespace), now_ms()
-        with transaction(self._db):
-            self._db.execute("DELETE FROM claim WHERE deadline <= ?", (now,))
-            self._db.execute(
-                "INSERT OR IGNORE INTO claim VALUES (?, ?, ?)",
-                (name, encode(settings), now + CLAIM_SECONDS * 1000),
-            )
-            (stands,) = self._db.execute(
-                "SELECT settings FROM claim WHERE namespace = ?", (name,)
-            ).fetchone()
-        return bytes(stands).decode("utf-8", "surrogatepass")
 
 
 def encode(text: str) -> bytes:

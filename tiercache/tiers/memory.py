@@ -228,17 +228,20 @@ class LRU:
 
     def _place_again(self, entry: Entry) -> None:
         """Move an entry to the generation of its last use, which is a later one."""
-        index = bisect_right(self._generations, entry.used, key=_start) - 1
-        self._generations[index].places.append(entry)
+        later = bisect_right(self._generations, entry.used, key=_start)
+        self._generations[max(0, later - 1)].places.append(entry)
 
     def _leave_dead_place(self) -> None:
         self._dead_places += 1
         if self._dead_places > len(self._table) + DEAD_ALLOWANCE:
-            for generation in self._generations:
-                generation.places = deque(
-                    entry for entry in generation.places if self._table.get(entry.key) is entry
-                )
+            for generation in (self._oldest, *self._generations):
+                generation.places = deque(filter(self._stands, generation.places))
+            newest = self._generations[-1]
+            self._generations = deque(g for g in self._generations if g.places or g is newest)
             self._dead_places = 0
+
+    def _stands(self, entry: Entry) -> bool:
+        return self._table.get(entry.key) is entry
 
     # Below, it is not.
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tiercache.tiers._redis_async import AsyncLink
     from tiercache.tiers._redis_blocking import BlockingLink
 
-CLAIM_SECONDS: Final = 60
 _inherited: list[object] = []  # connections of the parent process, in a forked child
 _SCAN_COUNT: Final = b"1000"  # keys per step of clear()
 
@@ -190,28 +189,28 @@ class Redis:
             raise self._refused("delete", replies[0])
         return replies[0]
 
-    def clear(self, namespace: str) -> None:
-        """Remove the namespace's keys by SCAN and UNLINK, one round trip per thousand keys.
+    def clear(self, prefix: str) -> None:
+        """Remove the keys of a prefix by SCAN and UNLINK, one round trip per thousand keys.
 
         Each round trip has the timeout to itself. Keys written meanwhile may survive.
         """
-        steps = self._clearing(namespace)
+        steps = self._clearing(prefix)
         request, replies = next(steps)
         with suppress(StopIteration):
             while True:
                 request, replies = steps.send(self._call("clear", request, replies))
 
-    async def aclear(self, namespace: str) -> None:
-        """Remove the namespace's keys as clear does."""
-        steps = self._clearing(namespace)
+    async def aclear(self, prefix: str) -> None:
+        """Remove the keys of a prefix as clear does."""
+        steps = self._clearing(prefix)
         request, replies = next(steps)
         with suppress(StopIteration):
             while True:
                 request, replies = steps.send(await self._acall("clear", request, replies))
 
-    def _clearing(self, namespace: str) -> Generator[tuple[bytes, int], list[Any], None]:
+    def _clearing(self, prefix: str) -> Generator[tuple[bytes, int], list[Any], None]:
         """Yield requests and their number of replies; be sent the replies."""
-        answer = yield self._pack_scan(namespace, b"0"), 1
+        answer = yield self._pack_scan(prefix, b"0"), 1
         while True:
             cursor, found = self._scanned(answer[-1])
             unlink = wire.pack(b"UNLINK", *found) if found else b""
@@ -219,34 +218,16 @@ class Redis:
                 if found:
                     yield unlink, 1
                 return
-            answer = yield unlink + self._pack_scan(namespace, cursor), 2 if found else 1
+            answer = yield unlink + self._pack_scan(prefix, cursor), 2 if found else 1
 
     def _scanned(self, reply: Any) -> tuple[bytes, list[bytes]]:
         if isinstance(reply, list) and len(reply) == 2:
             return reply[0], reply[1]
         raise self._refused("clear", reply)
 
-    def _pack_scan(self, namespace: str, cursor: bytes) -> bytes:
-        pattern = self._keys.pattern(namespace)
+    def _pack_scan(self, prefix: str, cursor: bytes) -> bytes:
+        pattern = self._keys.pattern(prefix)
         return wire.pack(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)
-
-    # Claims
-
-    def claim(self, namespace: str, settings: str) -> str:
-        """Return the settings that stand for namespace: these, or those of who came first.
-
-        A claim lapses after CLAIM_SECONDS and is not renewed: it is there to find two caches
-        that run side by side, not to hold up a deploy with new settings.
-        """
-        place, text = self._keys.claim(namespace), wire.encode(settings)
-        life = b"%d" % CLAIM_SECONDS
-        request = wire.pack(b"SET", place, text, b"NX", b"EX", life) + wire.pack(b"GET", place)
-        stands = self._call("claim", request, 2)[1]
-        if stands is None:  # it lapsed between the two commands
-            return settings
-        if not isinstance(stands, bytes):
-            raise self._refused("claim", stands)
-        return stands.decode("utf-8", "surrogatepass")
 
     # Plumbing
 

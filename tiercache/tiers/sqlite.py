@@ -130,20 +130,13 @@ class SQLite:
         """Remove the keys; return how many had not expired."""
         return await self._arun("delete", lambda rows: rows.delete(keys)) if keys else 0
 
-    def clear(self, namespace: str) -> None:
-        """Remove the namespace's keys, 5,000 per transaction."""
-        self._run("clear", lambda rows: rows.clear(namespace))
+    def clear(self, prefix: str) -> None:
+        """Remove the keys of a prefix, 5,000 per transaction."""
+        self._run("clear", lambda rows: rows.clear(prefix))
 
-    async def aclear(self, namespace: str) -> None:
-        """Remove the namespace's keys, 5,000 per transaction."""
-        await self._arun("clear", lambda rows: rows.clear(namespace), is_bounded=False)
-
-    def claim(self, namespace: str, settings: str) -> str:
-        """Return the settings that stand for namespace: these, or those of who came first.
-
-        A claim lapses after a minute and is not renewed.
-        """
-        return self._run("claim", lambda rows: rows.claim(namespace, settings))
+    async def aclear(self, prefix: str) -> None:
+        """Remove the keys of a prefix, 5,000 per transaction."""
+        await self._arun("clear", lambda rows: rows.clear(prefix), is_bounded=False)
 
     def _run(self, operation: str, do: Callable[[Rows], T]) -> T:
         try:

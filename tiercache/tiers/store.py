@@ -79,18 +79,11 @@ class Store(Protocol):
     async def adelete(self, keys: Sequence[str]) -> int:
         """Await what delete does."""
 
-    def clear(self, namespace: str) -> None:
-        """Remove every key that begins with ``f"{namespace}:"``."""
+    def clear(self, prefix: str) -> None:
+        """Remove every key that begins with a prefix, which is not empty."""
 
-    async def aclear(self, namespace: str) -> None:
+    async def aclear(self, prefix: str) -> None:
         """Await what clear does."""
-
-    def claim(self, namespace: str, settings: str) -> str:
-        """Remember the settings of the cache called namespace, unless some stand there already.
-
-        Returns the settings that stand: the caller's own, or those of whoever came first. A claim
-        lapses after a minute, so that a deploy with new settings is held up no longer than that.
-        """
 
     def close(self) -> None:
         """Release connections, files and threads; may be called again. A later call reopens."""
