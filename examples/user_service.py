@@ -115,7 +115,7 @@ class UserService:
         self._forget(user)  # "there is none" may be what was remembered
         return user
 
-    def update(self, user_id: int, **changes: str) -> User:
+    def update(self, user_id: int, **changes: Any) -> User:
         """Change some of a user's fields. LookupError: there is no such user."""
         before = self._existing(user_id)
         after = replace(before, **changes)
@@ -131,8 +131,11 @@ class UserService:
 
     def metrics(self) -> dict[str, CacheInfo]:
         """Return what became of the calls so far, by what was asked."""
-        cached = {"get": self.get, "get_by_email": self.get_by_email, "team": self.team}
-        return {name: function.cache_info() for name, function in cached.items()}
+        return {
+            "get": self.get.cache_info(),
+            "get_by_email": self.get_by_email.cache_info(),
+            "team": self.team.cache_info(),
+        }
 
     def _existing(self, user_id: int) -> User:
         user = self.users.by_id(user_id)  # what is about to be changed is read from the table
@@ -182,7 +185,7 @@ class AsyncUserService:
         await self._forget(user)  # "there is none" may be what was remembered
         return user
 
-    async def update(self, user_id: int, **changes: str) -> User:
+    async def update(self, user_id: int, **changes: Any) -> User:
         """Change some of a user's fields. LookupError: there is no such user."""
         before = await self._existing(user_id)
         after = replace(before, **changes)
@@ -198,8 +201,11 @@ class AsyncUserService:
 
     def metrics(self) -> dict[str, CacheInfo]:
         """Return what became of the calls so far, by what was asked."""
-        cached = {"get": self.get, "get_by_email": self.get_by_email, "team": self.team}
-        return {name: function.cache_info() for name, function in cached.items()}
+        return {
+            "get": self.get.cache_info(),
+            "get_by_email": self.get_by_email.cache_info(),
+            "team": self.team.cache_info(),
+        }
 
     async def _existing(self, user_id: int) -> User:
         user = await asyncio.to_thread(self.users.by_id, user_id)

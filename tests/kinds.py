@@ -37,7 +37,7 @@ class Blocking:
             barrier.wait()
             try:
                 outcomes[number] = function(*args)
-            except BaseException as error:  # noqa: BLE001 - handed back
+            except BaseException as error:
                 outcomes[number] = error
 
         threads = [threading.Thread(target=work, args=call) for call in enumerate(calls)]

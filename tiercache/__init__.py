@@ -9,6 +9,8 @@ one load. ``@cached`` over a blocking or async function is all that most need::
     def get_user(user_id: int) -> dict: ...
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .cache import Cache
 from .codec import Codec
 from .default import cached, configure, default_cache
@@ -30,10 +32,12 @@ from .plugin import Event, Load, Plugin
 from .stats import CacheInfo, LoadSeconds, Stats
 from .tiers.memory import LRU
 from .tiers.redis import Redis
-from .tiers.sqlite import SQLite
 from .tiers.store import Store, Stored
 
-__all__ = [
+if TYPE_CHECKING:
+    from .tiers.sqlite import SQLite
+
+__all__ = [  # noqa: RUF022 - grouped by what it is for
     # a cache, and functions cached in it
     "Cache",
     "cached",
@@ -72,3 +76,12 @@ __all__ = [
     "LoadTimeout",
     "LoadErrors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import SQLite, and with it sqlite3, only where it is asked for."""
+    if name == "SQLite":
+        from .tiers.sqlite import SQLite
+
+        return SQLite
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

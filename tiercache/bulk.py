@@ -15,7 +15,7 @@ from typing import Any
 from .entry import Entry
 from .flow import MISS, Flow, Spec, loading
 from .runtime import CONCURRENT_LOADS, BoxedStop, Port, ends_the_leader_only
-from .singleflight import Flight, Source
+from .singleflight import Flight
 
 #: Loads items together; None to load them one by one, concurrently.
 Batch = Callable[[list[Any]], Any] | None
@@ -53,18 +53,29 @@ async def read_many(
 ) -> Found:
     """Return the values of many keys; when only looking, keys without one are left out."""
     found = Found({}, {})
+    missing = _look_in_memory(flow, spec, wants, found)
+    if missing:
+        values = await flow.look_many(port, spec, list(missing))
+        for key, value in values.items():
+            found.values.update({want.item: value for want in missing.pop(key)})
+    if missing and spec.function is not None:
+        spec.counters.misses -= len(missing)  # counted as they land
+        await _Journey(flow, port, spec, missing, batch, found).complete()
+    return found
+
+
+def _look_in_memory(
+    flow: Flow, spec: Spec, wants: Sequence[Want], found: Found
+) -> dict[str, list[Want]]:
+    """Note what L1 has; return the rest, by key."""
     missing: dict[str, list[Want]] = {}
     for want in wants:
-        hit = flow.usable(spec, want.key)
+        hit = flow.fresh(want.key) if spec.function is not None else flow.usable(want.key)
         if hit is None:
             missing.setdefault(want.key, []).append(want)
         else:
             found.note([want], partial(_hit, flow, spec, want, *hit))
-    if missing and spec.function is None and flow.store is None:
-        spec.counters.misses += len(missing)
-    elif missing:
-        await _Journey(flow, port, spec, missing, batch, found).complete()
-    return found
+    return missing
 
 
 def _hit(flow: Flow, spec: Spec, want: Want, entry: Entry, value: Any) -> Any:
@@ -109,12 +120,14 @@ class _Journey:
         led: list[Flight] = []
         followed: list[Flight] = []
         flow, spec = self.flow, self.spec
-        deck = self.port.load_deck if spec.function is not None else self.port.read_deck
+        deck = self.port.deck
         loop = self.port.loop()
         rounds = 1 if self.batch else -(-len(self.missing) // CONCURRENT_LOADS)
         with flow.flights.lock:
             for key in self.missing:
                 flight, leads = flow.flights.board(key, deck, spec.flight_seconds * rounds, loop)
+                if leads:
+                    flight.skips_store = flow.store_is_down
                 (led if leads else followed).append(flight)
         return led, followed
 
@@ -144,11 +157,8 @@ class _Journey:
     async def _carry(self, led: Sequence[Flight]) -> None:
         """Bring the led flights their values or errors; whatever happens, they land."""
         try:
-            unread = await self._look(led)
-            if self.spec.function is None:
-                for flight in unread:
-                    self.flow.flights.land(flight, MISS)
-            elif self.batch is None:
+            unread = [flight for flight in led if not self._land_at_once(flight)]
+            if self.batch is None:
                 await self.port.gather([partial(self._load_one, flight) for flight in unread])
             elif unread:
                 await self._load_together(unread)
@@ -166,25 +176,9 @@ class _Journey:
         for flight in led:
             self.flow.flights.fail(flight, error, must_retry=must_retry)
 
-    async def _look(self, led: Sequence[Flight]) -> list[Flight]:
-        """Land what is there already; return the flights that must load."""
-        unread = [flight for flight in led if not self._land_at_once(flight)]
-        if self.flow.store is None or not unread:
-            return unread
-        stored = await self.flow.read_store_many(self.port, [flight.key for flight in unread])
-        left = []
-        for flight, payload in zip(unread, stored, strict=True):
-            value = MISS if payload is None else self.flow.promote(flight, self.spec, payload)
-            if value is MISS:
-                left.append(flight)
-            else:
-                flight.source = Source.STORE
-                self.flow.flights.land(flight, value)
-        return left
-
     def _land_at_once(self, flight: Flight) -> bool:
         try:
-            value = self.flow.look_nearby(flight, self.spec)
+            value = self.flow.look_nearby(flight)
         except Exception as error:
             self.flow.flights.fail(flight, error)
             return True
@@ -194,7 +188,7 @@ class _Journey:
 
     async def _load_one(self, flight: Flight) -> None:
         want = self.missing[flight.key][0]
-        await self.flow.fly(self.port, flight, self.spec, want.args, {}, looks=False)
+        await self.flow.fly(self.port, flight, self.spec, want.args, {})
 
     async def _load_together(self, flights: Sequence[Flight]) -> None:
         spec, batch = self.spec, self.batch

@@ -25,7 +25,6 @@ from .ttl import TTL, Duration, check_jitter, optional_seconds, seconds
 from .writing import Writing
 
 if TYPE_CHECKING:
-
     from .functions import AsyncCachedFunction, CachedFunction, Decorator
     from .plugin import Plugin
 
@@ -139,6 +138,7 @@ class Cache:
         """Cache a function's results, with or without options: ``@cache.cached`` works bare.
 
         Args:
+            function_or_key: The function where it is used bare, or a template.
             key: A template over the arguments (``"user:{user.id}"``), a function of them, or
                 None for the function's name and its arguments.
             ttl: How long a value stays fresh, by default the cache's; or a function of it.
@@ -204,14 +204,14 @@ class Cache:
         """
         value = self._nearby(key)
         if value is MISS:
-            value = run(self.flow.read(self.blocking, self._look, key)).result()
+            value = run(self.flow.look(self.blocking, self._look, key))
         return default if value is MISS else self._handed_out(value)
 
     async def aget(self, key: str, default: Any = None) -> Any:
         """Do what ``get`` does, awaited."""
         value = self._nearby(key)
         if value is MISS:
-            value = (await self.flow.read(self.asyncio, self._look, key)).result()
+            value = await self.flow.look(self.asyncio, self._look, key)
         return default if value is MISS else self._handed_out(value)
 
     def set(self, key: str, value: Any, *, ttl: TTL = None, tags: Tags = ()) -> None:
@@ -276,13 +276,17 @@ class Cache:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values that L1 or L2 have, by key, in one round trip."""
-        wants = _wants(keys)
-        return self._many(run(read_many(self.flow, self.blocking, self._look, wants)))
+        found, missing = self._nearby_many(keys)
+        if missing:
+            found.update(run(self.flow.look_many(self.blocking, self._look, missing)))
+        return self._handed_out_many(found)
 
     async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Do what ``get_many`` does, awaited."""
-        wants = _wants(keys)
-        return self._many(await read_many(self.flow, self.asyncio, self._look, wants))
+        found, missing = self._nearby_many(keys)
+        if missing:
+            found.update(await self.flow.look_many(self.asyncio, self._look, missing))
+        return self._handed_out_many(found)
 
     def set_many(self, values: Mapping[str, Any], *, ttl: TTL = None, tags: Tags = ()) -> None:
         """Store values by key, in one round trip."""
@@ -479,16 +483,28 @@ class Cache:
 
     def _nearby(self, key: str) -> Any:
         """Return what L1 has for a key, or MISS."""
-        found = self.flow.usable(self._look, _checked_key(key))
+        found = self.flow.usable(_checked_key(key))
         if found is None:
             return MISS
         return self.flow.hit(*found)
 
+    def _nearby_many(self, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return what L1 has, by key, and the keys of the rest."""
+        unique = list(dict.fromkeys(_checked_keys(keys)))
+        if self.memory is None:
+            return {}, unique
+        found = {key: value for key in unique if (value := self._nearby(key)) is not MISS}
+        return found, [key for key in unique if key not in found]
+
     def _handed_out(self, value: Any) -> Any:
         return value if self.copy is None else self.copy(value)
 
+    def _handed_out_many(self, values: dict[str, Any]) -> dict[str, Any]:
+        copy = self.copy
+        return values if copy is None else {key: copy(value) for key, value in values.items()}
+
     def _many(self, found: Found) -> dict[str, Any]:
-        values = {key: self._handed_out(value) for key, value in found.values.items()}
+        values = self._handed_out_many(found.values)
         if found.errors:
             total = len(found.errors) + len(values)
             raise LoadErrors(
@@ -504,7 +520,7 @@ class Cache:
             for function in self.functions:
                 function.shortcuts.reset()
             return
-        for key in self.memory.keys():
+        for key in self.memory:
             if key.startswith(prefix):
                 self.memory.remove(key)
 
@@ -569,7 +585,11 @@ def _wants(keys: Iterable[str]) -> list[Want]:
 def _checked_keys(keys: Iterable[str]) -> list[str]:
     if isinstance(keys, str):
         raise UncacheableArguments(f"keys must be several texts, got {keys!r}; use [{keys!r}]")
-    return [_checked_key(key) for key in keys]
+    result = list(keys)
+    for key in result:
+        if type(key) is not str:
+            _checked_key(key)
+    return result
 
 
 def _checked_key(key: str) -> str:

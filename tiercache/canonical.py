@@ -74,12 +74,11 @@ def stable_name(thing: Any) -> str:
         return name
     with _names_lock:
         known = _names.setdefault(name, [])
-        for number, ref in enumerate(known, 1):
-            if ref() is thing:
-                break
-        else:
+        refs = [ref() for ref in known]
+        if thing not in refs:
+            refs.append(thing)
             known.append(weakref.ref(thing))
-            number = len(known)
+        number = 1 + refs.index(thing)
     return name if number == 1 else f"{name}#{number}"
 
 

@@ -368,9 +368,12 @@ class CachedMethod:
 
 
 class BoundCached(functools.partial):  # type: ignore[type-arg]
-    # The wrapper with its first argument given: called at C speed, unwrapped by ``inspect``.
+    """The wrapper with its first argument given: called at C speed, unwrapped by ``inspect``."""
 
-    __doc__ = property(lambda self: self.func.__doc__)  # type: ignore[assignment]
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.func.__doc__
+
     _cached: Cached
 
     @classmethod
@@ -382,7 +385,8 @@ class BoundCached(functools.partial):  # type: ignore[type-arg]
 
     def set(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Store a value for these arguments."""
-        return self.func.set(value, *self.args, *args, **kwargs)
+        store = getattr(self.func, "set")  # noqa: B009 - a tool, of which types know nothing
+        return store(value, *self.args, *args, **kwargs)
 
     def many(self, items: Iterable[Any]) -> Any:
         """Return the value of each item: an argument, or a tuple of several."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .cache import Cache
@@ -12,18 +13,19 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from .tiers.store import Store
 
-_lock = threading.Lock()
-_cache: Cache | None = None  # guarded by _lock
+_making = threading.Lock()
 
 
 def default_cache() -> Cache:
     """Return the default cache: L1, and the L2 that ``TIERCACHE_URL`` names, if it is set."""
-    global _cache
-    with _lock:
-        if _cache is None:
-            url = os.environ.get("TIERCACHE_URL")
-            _cache = Cache("default", l2=store_from_url(url) if url else None)
-        return _cache
+    with _making:
+        return _make()
+
+
+@lru_cache(maxsize=1)
+def _make() -> Cache:
+    url = os.environ.get("TIERCACHE_URL")
+    return Cache("default", l2=store_from_url(url) if url else None)
 
 
 def configure(**options: Any) -> Cache:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from time import perf_counter
@@ -76,11 +76,10 @@ class Spec:
     timeout: float | None = None
     on_hit: Callable[[tuple[Any, ...], Entry], None] | None = None  # of a batch, in L1
     has_warned: bool = False
+    flight_seconds: float = field(init=False)  # until its load begins: L2 has its own limits
 
-    @property
-    def flight_seconds(self) -> float:
-        """How long a flight may hold its key until its load begins: L2 has limits of its own."""
-        return self.load_seconds + FILL_SECONDS
+    def __post_init__(self) -> None:
+        self.flight_seconds = self.load_seconds + FILL_SECONDS
 
 
 #: How a value is kept: its TTL in seconds, None for no expiry, and its tags.
@@ -120,6 +119,7 @@ class Flow:
         counters: Counters,
     ) -> None:
         self.name = name
+        self._prefix = f"{name}:"  # of this cache's keys in L2
         self.memory = memory
         self.store = store
         self.codec = codec
@@ -159,21 +159,86 @@ class Flow:
         self, port: Port, spec: Spec, key: str, args: Any = (), kwargs: Any = None
     ) -> Flight:
         """Return the landed flight that brought the value of a key."""
-        kwargs = kwargs or {}
-        deck = port.load_deck if spec.function is not None else port.read_deck
         while True:
-            flight, leads = self.flights.board(key, deck, spec.flight_seconds, port.loop())
+            flight, leads = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
             if leads:
-                fly = self.fly(port, flight, spec, args, kwargs)
-                if port.leads_inline:
-                    await fly
-                else:
-                    await port.lead(self.flights, flight, fly, spec)
+                await self._lead(port, flight, spec, args, kwargs or {})
             elif not await self.follow(port, flight):
-                return await self.run_directly(port, flight, spec, args, kwargs)
+                return await self.run_directly(port, flight, spec, args, kwargs or {})
             if flight.has_landed and not flight.must_retry:
                 self.count(spec, flight, leads=leads)
                 return flight
+
+    async def _lead(self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any) -> None:
+        """Bring a flight what is there already, else load."""
+        try:
+            value = self.look_nearby(flight)
+            if value is MISS and self.store is not None:
+                stored = await self.read_store(port, flight.key)
+                if stored is not None:
+                    value = self.promote(flight, spec, stored)
+                flight.skips_store = self._store_is_down
+        except Exception as error:
+            self.flights.fail(flight, error)
+            return
+        except BaseException as error:
+            self.flights.fail(flight, error, must_retry=True)
+            raise
+        if value is not MISS:
+            self.flights.land(flight, value)
+            return
+        fly = self.fly(port, flight, spec, args, kwargs)
+        if port.leads_inline:
+            await fly
+        else:
+            await port.lead(self.flights, flight, fly, spec)
+
+    async def look(self, port: Port, spec: Spec, key: str) -> Any:
+        """Return the value that L2 has for a key, or MISS, and keep it in L1."""
+        if self.store is None:
+            spec.counters.misses += 1
+            return MISS
+        era = self.flights.era
+        stored = await self.read_store(port, key)
+        if stored is None:
+            spec.counters.misses += 1
+            return MISS
+        return self._keep_found(spec, era, [key], [stored]).get(key, MISS)
+
+    async def look_many(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values that L2 has, by key, in one round trip, and keep them in L1."""
+        if self.store is None:
+            spec.counters.misses += len(keys)
+            return {}
+        era = self.flights.era
+        return self._keep_found(spec, era, keys, await self.read_store_many(port, keys))
+
+    def _keep_found(
+        self, spec: Spec, era: int, keys: Sequence[str], found: Sequence[Stored | None]
+    ) -> dict[str, Any]:
+        """Decode what L2 had and put it in L1, unless a write came between; return the values."""
+        values: dict[str, Any] = {}
+        entries: list[Entry] = []
+        for key, stored in zip(keys, found, strict=True):
+            if stored is None:
+                continue
+            value, remaining, tags = self.readable(spec, key, stored)
+            if value is not MISS:
+                values[key] = value
+                if self.memory is not None:
+                    entries.append(make_entry(key, value, self.deadline(remaining), tags))
+        if entries:
+            self._put_found(era, entries)
+        spec.counters.hits_l2 += len(values)
+        spec.counters.misses += len(keys) - len(values)
+        return values
+
+    def _put_found(self, era: int, entries: Sequence[Entry]) -> None:
+        assert self.memory is not None
+        with self.flights.lock:
+            for entry in entries:
+                if self.flights.lasts(era, entry.key):
+                    self.memory.put(entry)
 
     async def refresh(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Flight:
         """Load a key again, whatever the tiers hold; return the landed flight.
@@ -184,10 +249,8 @@ class Flow:
         while True:
             with self.flights.lock:
                 self.flights.detach(key)
-                flight, _ = self.flights.board(
-                    key, port.load_deck, spec.flight_seconds, port.loop()
-                )
-            fly = self.fly(port, flight, spec, args, kwargs, looks=False)
+                flight, _ = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
+            fly = self.fly(port, flight, spec, args, kwargs)
             await port.lead(self.flights, flight, fly, spec)
             if flight.has_landed and not flight.must_retry:
                 return flight
@@ -220,9 +283,6 @@ class Flow:
     ) -> Flight:
         """Answer a load that asks for a key it is itself loading: by the function alone."""
         flight = Flight(shared.key, shared.deck, spec.load_seconds, port.loop())
-        if spec.function is None:
-            self.flights.land(flight, MISS)
-            return flight
         try:
             value = await port.call(spec.function, args, kwargs, spec.timeout)
         except BoxedStop as box:
@@ -233,23 +293,10 @@ class Flow:
             self.flights.land(flight, value)
         return flight
 
-    async def fly(
-        self,
-        port: Port,
-        flight: Flight,
-        spec: Spec,
-        args: Any,
-        kwargs: Any,
-        *,
-        looks: bool = True,
-    ) -> None:
-        """Bring a flight its value or its error; whatever happens, it lands."""
+    async def fly(self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any) -> None:
+        """Load, and bring a flight its value or its error; whatever happens, it lands."""
         try:
-            value = self.look_nearby(flight, spec) if looks else MISS
-            if value is MISS and looks and self.store is not None:
-                value = await self._look_in_store(port, flight, spec)
-            if value is MISS and spec.function is not None:
-                value = await self._load(port, flight, spec, args, kwargs)
+            value = await self._load(port, flight, spec, args, kwargs)
         except BoxedStop as box:
             self.flights.fail(flight, box.error)
         except Exception as error:
@@ -260,27 +307,15 @@ class Flow:
         else:
             self.flights.land(flight, value)
 
-    async def _look_in_store(self, port: Port, flight: Flight, spec: Spec) -> Any:
-        """Return the value that L2 has for a key, or MISS."""
-        stored = await self.read_store(port, flight.key)
-        if stored is None:
-            return MISS
-        value = self.promote(flight, spec, stored)
-        if value is not MISS:
-            flight.source = Source.STORE
-        return value
-
-    def usable(self, spec: Spec, key: str) -> tuple[Entry, Any] | None:
+    def usable(self, key: str) -> tuple[Entry, Any] | None:
         """Return what ``fresh`` does; to those who only look, a remembered error is nothing."""
         found = self.fresh(key)
-        if found is not None and spec.function is None and is_error(found[1]):
-            return None
-        return found
+        return None if found is None or is_error(found[1]) else found
 
-    def look_nearby(self, flight: Flight, spec: Spec) -> Any:
+    def look_nearby(self, flight: Flight) -> Any:
         """Return what can be told without I/O, or MISS. Raises a remembered error."""
         # Someone may have landed between this caller's look at L1 and its boarding.
-        found = self.usable(spec, flight.key)
+        found = self.fresh(flight.key)
         if found is not None:
             flight.source = Source.MEMORY
             return self.hit(*found)
@@ -293,6 +328,7 @@ class Flow:
         """Return the value that L2 holds and put it in L1 for its remaining life, or MISS."""
         value, remaining, tags = self.readable(spec, flight.key, stored)
         if value is not MISS:
+            flight.source = Source.STORE
             self.put(flight, value, remaining, tags)
         return value
 
@@ -300,25 +336,25 @@ class Flow:
         self, spec: Spec, key: str, stored: Stored
     ) -> tuple[Any, float | None, tuple[str, ...]]:
         """Return a stored value, its remaining fresh life and its tags; MISS if it has none."""
+        payload, remaining = stored
         try:
-            decoded = self.codec.decode(key, stored.payload, schema=spec.schema)
+            value, stale_for, tags = self.codec.decode(key, payload, schema=spec.schema)
         except DecodeError as error:
             spec.counters.decode_errors += 1
             log.debug("a payload is not readable and counts as a miss: %s", error)
             self.tell("decode_error", key)
             return MISS, None, ()
-        remaining = stored.remaining
         if remaining is not None:
-            remaining -= decoded.stale_for
+            remaining -= stale_for
             if remaining <= 0:
                 return MISS, None, ()
-        return decoded.value, remaining, decoded.tags
+        return value, remaining, tags
 
     async def peek(self, port: Port, spec: Spec, key: str) -> Any:
         """Return the value of a key in either tier, or MISS; count nothing, change nothing."""
-        found = self.usable(spec, key)
+        found = self.usable(key)
         if found is not None:
-            return MISS if is_error(found[1]) else found[1]
+            return found[1]
         if self.store is None:
             return MISS
         stored = await self.read_store(port, key)
@@ -360,7 +396,7 @@ class Flow:
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> Any:
         load = Load(flight.key, spec.name)
-        call_next: Callable[[], Coroutine[Any, Any, Any]] = partial(
+        call_next: Callable[[], Awaitable[Any]] = partial(
             port.call, spec.function, args, kwargs, spec.timeout
         )
         for around_load in reversed(self.hooks.around_load):
@@ -408,7 +444,7 @@ class Flow:
         self, spec: Spec, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]
     ) -> tuple[str, bytes, float | None] | None:
         """Return what to write to L2 for a flight, which now may write; None for nothing."""
-        if self.store is None:
+        if self.store is None or flight.skips_store:
             return None
         payload = self.encode(spec, flight.key, value, tags)
         if payload is None or not self.flights.begin_fill(flight):
@@ -448,27 +484,30 @@ class Flow:
         """Return what L2 holds for a key; None also where it cannot say."""
         assert self.store is not None
         try:
-            if self.distrusts(key):
+            if (self._distrusted or self._distrusts_all) and self.distrusts(key):
                 await self._repair(port, [key])
-            stored = await port.read(self.store, self._physical(key))
+            stored = await port.read(self.store, self._prefix + key)
         except Exception as error:
             self.store_failed("read", error, key)
             return None
-        self._store_answered()
+        if self._store_is_down:
+            self._store_answered()
         return stored
 
-    async def read_store_many(self, port: Port, keys: Sequence[str]) -> list[Stored | None]:
+    async def read_store_many(self, port: Port, keys: Sequence[str]) -> Sequence[Stored | None]:
         """Return what L2 holds for each key, in one round trip."""
         assert self.store is not None
         try:
-            suspects = [key for key in keys if self.distrusts(key)]
-            if suspects:
-                await self._repair(port, suspects)
-            found = await port.read_many(self.store, [self._physical(key) for key in keys])
+            if self._distrusted or self._distrusts_all:
+                suspects = [key for key in keys if self.distrusts(key)]
+                if suspects:
+                    await self._repair(port, suspects)
+            found = await port.read_many(self.store, [self._prefix + key for key in keys])
         except Exception as error:
             self.store_failed("read_many", error, keys[0])
             return [None] * len(keys)
-        self._store_answered()
+        if self._store_is_down:
+            self._store_answered()
         return found
 
     async def write_store(
@@ -476,7 +515,7 @@ class Flow:
     ) -> bool:
         """Write payloads to L2; say whether it took them."""
         assert self.store is not None
-        named = [(self._physical(key), payload, ttl) for key, payload, ttl in items]
+        named = [(self._prefix + key, payload, ttl) for key, payload, ttl in items]
         try:
             if len(named) == 1:
                 await port.write(self.store, *named[0])
@@ -493,7 +532,7 @@ class Flow:
         """Delete keys from L2; what cannot be deleted now is not believed until it is."""
         assert self.store is not None
         try:
-            count = await port.delete(self.store, [self._physical(key) for key in keys])
+            count = await port.delete(self.store, [self._prefix + key for key in keys])
         except Exception as error:
             self.distrust(keys)
             self.store_failed("delete", error, keys[0])
@@ -509,7 +548,7 @@ class Flow:
         """Delete every key of L2 that begins with a prefix."""
         assert self.store is not None
         try:
-            await port.clear(self.store, self._physical(prefix))
+            await port.clear(self.store, self._prefix + prefix)
         except Exception as error:
             self._distrust_all()
             self.store_failed("clear", error, prefix)
@@ -521,12 +560,12 @@ class Flow:
         """Do in L2 what could not be done when it was due. Raises what the store raises."""
         assert self.store is not None
         if self._distrusts_all:
-            await port.clear(self.store, self._physical(""))
+            await port.clear(self.store, self._prefix)
             with self.flights.lock:
                 self._distrusts_all = False
                 self._distrusted.clear()
             return
-        await port.delete(self.store, [self._physical(key) for key in keys])
+        await port.delete(self.store, [self._prefix + key for key in keys])
         self._trust(keys)
 
     def distrusts(self, key: str) -> bool:
@@ -550,8 +589,10 @@ class Flow:
             with self.flights.lock:
                 self._distrusted.difference_update(keys)
 
-    def _physical(self, key: str) -> str:
-        return f"{self.name}:{key}"
+    @property
+    def store_is_down(self) -> bool:
+        """Whether the last operation of L2 failed."""
+        return self._store_is_down
 
     def store_failed(self, operation: str, error: Exception, key: str) -> None:
         """Count a failure of L2, and log the first of a row."""
@@ -577,7 +618,7 @@ class Flow:
         source = flight.source
         if source is Source.LOAD:
             spec.counters.misses += 1
-            if not leads and spec.function is not None:
+            if not leads:
                 spec.counters.joined += 1
         elif source is Source.STORE:
             spec.counters.hits_l2 += 1

@@ -47,8 +47,8 @@ class Shortcuts:
     def count_hit(self, arguments: tuple[Any, ...] | None, entry: Entry) -> None:
         """Count a hit that the slow path served, and make a shortcut for the next.
 
-        There is none without arguments, where a dict could not tell the arguments from others, or for an entry that
-        raises instead of giving a value.
+        There is none without arguments, where a dict could not tell the arguments from others,
+        or for an entry that raises instead of giving a value.
         """
         with self._lock:
             if arguments is None or not _may_be_shortcut(arguments, entry):

@@ -5,7 +5,7 @@ function's module and qualified name, and the arguments in a form that keeps typ
 
 For each function two small functions are generated with its own signature, so that defaults,
 keywords and positions are sorted out by the interpreter: ``text`` gives the key, ``parts`` the
-values it is made of. ``f(1)``, ``f(user_id=1)`` and a default that equals them are one key for free.
+values it is made of. ``f(1)``, ``f(user_id=1)`` and a default equal to them are one key for free.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Hooks:
 
     def _failed(self, hook: str) -> None:
         self._counters.plugin_errors += 1
-        log.exception("a plugin failed in %s(); the cache goes on without it", hook)
+        log.error("a plugin failed in %s(); the cache goes on without it", hook, exc_info=True)  # noqa: LOG014 - called in the handler
 
 
 def _checked(plugin: object) -> Plugin:

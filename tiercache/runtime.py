@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -51,8 +51,7 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
 class Port(Protocol):
     """The operations that differ between blocking and asyncio callers."""
 
-    load_deck: Deck
-    read_deck: Deck
+    deck: Deck
     leads_inline: bool  # a leader's caller does the work itself
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -86,7 +85,7 @@ class Port(Protocol):
         """Wait until a flight has landed, or is overdue and detached."""
         ...
 
-    async def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Any:
+    def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Awaitable[Any]:
         """Run a user's function."""
         ...
 
@@ -98,22 +97,23 @@ class Port(Protocol):
         """Wait for commands that are on the wire, no longer than the store takes for them."""
         ...
 
-    async def read(self, store: Store, key: str) -> Stored | None: ...
-    async def read_many(self, store: Store, keys: Sequence[str]) -> list[Stored | None]: ...
-    async def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> None: ...
-    async def write_many(
+    def read(self, store: Store, key: str) -> Awaitable[Stored | None]: ...
+    def read_many(self, store: Store, keys: Sequence[str]) -> Awaitable[list[Stored | None]]: ...
+    def write(
+        self, store: Store, key: str, payload: bytes, ttl: float | None
+    ) -> Awaitable[None]: ...
+    def write_many(
         self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
-    ) -> None: ...
-    async def delete(self, store: Store, keys: Sequence[str]) -> int: ...
-    async def clear(self, store: Store, namespace: str) -> None: ...
+    ) -> Awaitable[None]: ...
+    def delete(self, store: Store, keys: Sequence[str]) -> Awaitable[int]: ...
+    def clear(self, store: Store, namespace: str) -> Awaitable[None]: ...
 
 
 class BlockingPort:
     """Does everything in the caller's thread."""
 
     leads_inline = True
-    load_deck = Deck.BLOCKING_LOAD
-    read_deck = Deck.BLOCKING_READ
+    deck = Deck.BLOCKING
 
     def __init__(self) -> None:
         self._slots = threading.BoundedSemaphore(THREADS)
@@ -258,8 +258,7 @@ class AsyncPort:
     """Runs each flight in a task of its own, which no caller's cancellation reaches."""
 
     leads_inline = False
-    load_deck = Deck.ASYNC_LOAD
-    read_deck = Deck.ASYNC_READ
+    deck = Deck.ASYNCIO
 
     def __init__(self) -> None:
         # Held here, since an event loop holds its tasks weakly.
@@ -348,8 +347,9 @@ class AsyncPort:
             if overdue is not None:
                 overdue.cancel()
 
-    async def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Any:
-        return await function(*args, **kwargs)
+    def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Awaitable[Any]:
+        result: Awaitable[Any] = function(*args, **kwargs)
+        return result
 
     async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         slots = asyncio.Semaphore(CONCURRENT_LOADS)
@@ -369,25 +369,25 @@ class AsyncPort:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(landed, FILL_SECONDS)
 
-    async def read(self, store: Store, key: str) -> Stored | None:
-        return await store.aread(key)
+    def read(self, store: Store, key: str) -> Awaitable[Stored | None]:
+        return store.aread(key)
 
-    async def read_many(self, store: Store, keys: Sequence[str]) -> list[Stored | None]:
-        return await store.aread_many(keys)
+    def read_many(self, store: Store, keys: Sequence[str]) -> Awaitable[list[Stored | None]]:
+        return store.aread_many(keys)
 
-    async def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> None:
-        await store.awrite(key, payload, ttl)
+    def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> Awaitable[None]:
+        return store.awrite(key, payload, ttl)
 
-    async def write_many(
+    def write_many(
         self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
-    ) -> None:
-        await store.awrite_many(items)
+    ) -> Awaitable[None]:
+        return store.awrite_many(items)
 
-    async def delete(self, store: Store, keys: Sequence[str]) -> int:
-        return await store.adelete(keys)
+    def delete(self, store: Store, keys: Sequence[str]) -> Awaitable[int]:
+        return store.adelete(keys)
 
-    async def clear(self, store: Store, namespace: str) -> None:
-        await store.aclear(namespace)
+    def clear(self, store: Store, namespace: str) -> Awaitable[None]:
+        return store.aclear(namespace)
 
 
 def ends_the_leader_only(error: BaseException) -> bool:

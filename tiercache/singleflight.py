@@ -4,13 +4,13 @@ A *flight* is one load of one key under way. It is registered before anything is
 invalidation can detach it: a detached flight still serves those who boarded before, but fills
 nothing, and whoever comes later starts another.
 
-Flights live on *decks*: blocking loads, asyncio loads, and bare reads of each kind, since a flight
-is never shared between a blocking and an asyncio caller, nor between one who would load and one
-who only looks.
+Flights live on two *decks*, since a flight is never shared between a blocking and an asyncio
+caller.
 
 Writes of a key *fence* it: they detach its flights, wait for a fill that is already on the wire,
 and until they are done nothing else fills the key. So whatever the order in which a load and an
-invalidation touch L1 and L2, the invalidation wins.
+invalidation touch L1 and L2, the invalidation wins. Reads without a flight note the *era*, which
+every write ends, and fill L1 only if it still lasts.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ from typing import Any
 class Deck(IntEnum):
     """Who may share a flight."""
 
-    BLOCKING_LOAD = 0
-    ASYNC_LOAD = 1
-    BLOCKING_READ = 2
-    ASYNC_READ = 3
+    BLOCKING = 0
+    ASYNCIO = 1
 
 
 class Source(IntEnum):
@@ -58,6 +56,7 @@ class Flight:
         "loop",
         "must_retry",
         "passengers",
+        "skips_store",
         "source",
         "traceback",
         "value",
@@ -74,6 +73,7 @@ class Flight:
         self.passengers = 1  # callers that want its result; guarded by Flights.lock
         self.waiters: list[Callable[[], None]] | None = None  # guarded by Flights.lock
         self.cancel: Callable[[], None] | None = None  # ends its task
+        self.skips_store = False  # it has seen L2 fail, and does not wait for it again
         self.is_filling = False  # its bytes are on the way to L2; guarded by Flights.lock
         self.awaits: set[Flight] | None = None  # flights its loader is waiting for; by Flights.lock
         # Written once, before has_landed; read only after.
@@ -98,7 +98,8 @@ class Flights:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._decks: tuple[dict[str, Flight], ...] = ({}, {}, {}, {})  # guarded by lock
+        self.era = 0  # advanced by every write; guarded by lock
+        self._decks: tuple[dict[str, Flight], ...] = ({}, {})  # guarded by lock
         self._filling: dict[str, list[Flight]] = {}  # on the wire to L2; guarded by lock
         self._fences: dict[str, int] = {}  # writes under way, by key; guarded by lock
         self._overlaps: set[str] = set()  # fenced by two writes at once; guarded by lock
@@ -195,6 +196,10 @@ class Flights:
             and not self._closed_fences
         )
 
+    def lasts(self, era: int, key: str) -> bool:
+        """Whether no write of the key is under way, nor any has begun or ended since an era."""
+        return era == self.era and key not in self._fences and not self._closed_fences
+
     def begin_fill(self, flight: Flight) -> bool:
         """Say whether the flight may write to L2; a fence from now on waits until it landed."""
         with self.lock:
@@ -217,6 +222,7 @@ class Flights:
     def fence(self, keys: Iterable[str]) -> list[Flight]:
         """Begin a write of keys; return the flights whose fill is on the wire, to be awaited."""
         with self.lock:
+            self.era += 1
             for key in keys:
                 if key in self._fences:
                     self._overlaps.add(key)
@@ -234,6 +240,7 @@ class Flights:
                 knows which of them L2 took last.
         """
         with self.lock:
+            self.era += 1
             for key in keys:
                 alone = key not in self._overlaps
                 self._fences[key] -= 1
@@ -246,6 +253,7 @@ class Flights:
     def fence_all(self) -> list[Flight]:
         """Begin a write of everything; return the flights whose fill is on the wire."""
         with self.lock:
+            self.era += 1
             self._closed_fences += 1
             self._detach_all()
             return [flight for flights in self._filling.values() for flight in flights]
@@ -253,6 +261,7 @@ class Flights:
     def unfence_all(self, settle: Callable[[], None]) -> None:
         """End a write of everything; ``settle`` is called under the lock."""
         with self.lock:
+            self.era += 1
             self._closed_fences -= 1
             self._detach_all()
             settle()

@@ -17,9 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from examples.city_service import worker
 from examples.city_service.database import build, cities
 from examples.city_service.report import print_report
-from examples.city_service.worker import Outcome, Phase, Plan
-
-WORKERS = 4
+from examples.city_service.worker import WORKERS, Outcome, Phase, Plan
 
 
 def main() -> int:
@@ -118,4 +116,7 @@ def _gather(pipes: Sequence[Connection], show: Callable[[int], None]) -> list[Ou
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

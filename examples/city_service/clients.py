@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from examples.city_service.database import CityPage, CountryPage
-from examples.city_service.service import AsyncCityService, CityService
+from examples.city_service.service import (
+    AsyncCityService,
+    AsyncUncachedService,
+    CityService,
+    UncachedService,
+)
 from examples.city_service.tally import Tally
 from examples.city_service.traffic import Request
 
+Page = CityPage | CountryPage
+Place = int | str  # a city or a country
 IsOver = Callable[[], bool]
+Service = CityService | UncachedService
+AsyncService = AsyncCityService | AsyncUncachedService
 
 
 class Written:
@@ -20,7 +30,7 @@ class Written:
 
     def __init__(self, worker: int) -> None:
         self._worker = worker
-        self._versions: dict[int | str, int] = {}  # by city and by country; guarded by _lock
+        self._versions: dict[Place, int] = {}  # by city and by country; guarded by _lock
         self._lock = threading.Lock()
 
     def note(self, request: Request, version: int) -> None:
@@ -29,18 +39,18 @@ class Written:
             for place in (request.city.id, request.city.country):
                 self._versions[place] = max(version, self._versions.get(place, 0))
 
-    def floor(self, place: int | str) -> int:
+    def floor(self, place: Place) -> int:
         """Return the oldest version that a read which begins now may return."""
         return self._versions.get(place, 0)
 
-    def check(self, tally: Tally, page: CityPage | CountryPage, floor: int) -> None:
+    def check(self, tally: Tally, page: Page, floor: int) -> None:
         """Count a read of what was updated here."""
         if floor:
             tally.check(page.version, floor, own=page.loaded_by == self._worker)
 
 
 def ask(
-    service: CityService,
+    service: Service,
     requests: Iterable[Request],
     is_over: IsOver,
     written: Written,
@@ -56,17 +66,22 @@ def ask(
             written.note(request, version)
             tally.updates += 1
         # After an update this is the next read, which must see it.
-        for place, read in ((city.id, service.city), (city.country, service.country)):
-            floor = written.floor(place)
-            began = time.perf_counter_ns()
-            page = read(place)
-            tally.read(time.perf_counter_ns() - began)
-            written.check(tally, page, floor)
+        look(city.id, partial(service.city, city.id), written, tally)
+        look(city.country, partial(service.country, city.country), written, tally)
         time.sleep(0)  # the answer goes out, and another thread has its turn
 
 
+def look(place: Place, read: Callable[[], Page], written: Written, tally: Tally) -> None:
+    """Read one page, time it, and check it."""
+    floor = written.floor(place)
+    began = time.perf_counter_ns()
+    page = read()
+    tally.read(time.perf_counter_ns() - began)
+    written.check(tally, page, floor)
+
+
 async def aask(
-    service: AsyncCityService,
+    service: AsyncService,
     requests: Iterable[Request],
     is_over: IsOver,
     written: Written,
@@ -81,10 +96,17 @@ async def aask(
             version = await service.set_population(city.id, city.country, request.population)
             written.note(request, version)
             tally.updates += 1
-        for place, read in ((city.id, service.city), (city.country, service.country)):
-            floor = written.floor(place)
-            began = time.perf_counter_ns()
-            page = await read(place)
-            tally.read(time.perf_counter_ns() - began)
-            written.check(tally, page, floor)
+        await alook(city.id, partial(service.city, city.id), written, tally)
+        await alook(city.country, partial(service.country, city.country), written, tally)
         await asyncio.sleep(0)  # the answer goes out, and another task has its turn
+
+
+async def alook(
+    place: Place, read: Callable[[], Awaitable[Page]], written: Written, tally: Tally
+) -> None:
+    """Read one page, time it, and check it."""
+    floor = written.floor(place)
+    began = time.perf_counter_ns()
+    page = await read()
+    tally.read(time.perf_counter_ns() - began)
+    written.check(tally, page, floor)

@@ -92,7 +92,8 @@ class CityDatabase:
         self._path = path
         self._worker = worker
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._local = threading.local()  # .connection: the thread's own
+        self._connections: list[sqlite3.Connection] = []  # all of them; guarded by _lock
 
     def city_page(self, city_id: int) -> CityPage:
         """Return a city with what lies around it, and the five that are nearest."""
@@ -125,12 +126,19 @@ class CityDatabase:
             )
         return int(version)
 
+    def close(self) -> None:
+        """Close the connections of all threads, once they ask no more."""
+        for connection in self._connections:
+            connection.close()
+
     def _use(self) -> sqlite3.Connection:
+        """Count a query; return this thread's connection."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         with self._lock:
             self.queries += 1
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = _connect(self._path)
+            if connection is None:
+                connection = self._local.connection = _connect(self._path)
+                self._connections.append(connection)
         return connection
 
 

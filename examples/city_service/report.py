@@ -94,10 +94,10 @@ def _stale_rows(cached: Sequence[Outcome]) -> list[tuple[str, str]]:
 def _print_notes(console: Console, cached: Sequence[Outcome], plan: Plan) -> None:
     l2 = "Redis" if plan.redis else "a SQLite file"
     for line in (
-        f"L2 is {l2}; both tiers began empty. Each read of what the same process had updated",
-        "was checked. Nothing is said of other processes: no message goes between them yet, so",
-        f"their L1 may serve its copy for up to its ttl of {TTL:g} s, and a load under way",
-        "there may put an old value back in L2.",
+        f"L2 is {l2}. Both tiers began empty. Each read of what the same process",
+        "had updated was checked. Of other processes nothing is promised yet: no message",
+        f"goes between them, so their L1 may serve its copy for up to its ttl of {TTL:g} s,",
+        "and a load under way there may put an old value back in L2.",
     ):
         console.print(line, highlight=False)
     stale = _total(cached).stale

@@ -49,5 +49,5 @@ class Tally:
         for step in sorted(self._latencies):
             left -= self._latencies[step]
             if left <= 0:
-                return 2.0 ** (step / _STEPS) / 1e9
+                return math.exp2(step / _STEPS) / 1e9
         return math.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,19 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from examples.city_service.clients import Written, aask, ask
+from examples.city_service.clients import AsyncService, Service, Written, aask, ask
 from examples.city_service.database import City, CityDatabase, cities
-from examples.city_service.service import AsyncCityService, CityService
+from examples.city_service.service import (
+    AsyncCityService,
+    AsyncUncachedService,
+    CityService,
+    UncachedService,
+)
 from examples.city_service.tally import Tally
 from examples.city_service.traffic import Traffic
 from tiercache import LRU, Cache, Redis, SQLite, Stats
 
+WORKERS = 4
 THREADS = 4  # clients of a threaded worker
 TASKS = 8  # clients of an asyncio worker
 DATABASE_THREADS = 4  # of an asyncio worker
@@ -67,6 +74,7 @@ class Outcome:
 
 def main(plan: Plan, pipe: Connection) -> None:
     """Serve each phase that comes through the pipe; send reads so far, at the end the outcome."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends, and we with it
     known = cities(plan.database)
     while (phase := pipe.recv()) is not None:
         pipe.send(_serve(plan, phase, known, pipe))
@@ -76,7 +84,8 @@ def _serve(plan: Plan, phase: Phase, known: Sequence[City], pipe: Connection) ->
     database = CityDatabase(plan.database, plan.number)
     cache = plan.cache() if phase.is_cached else None
     clients = TASKS if plan.is_async else THREADS
-    streams = [Traffic(known, seed=plan.seed * 1000 + number) for number in range(clients)]
+    edits = sorted({city.country for city in known})[plan.number :: WORKERS]
+    streams = [Traffic(known, plan.seed * 1000 + number, edits) for number in range(clients)]
     crowd = Crowd(streams, [Tally() for _ in streams], Written(plan.number), phase.seconds)
     with _reporting(crowd, pipe):
         if plan.is_async:
@@ -87,6 +96,7 @@ def _serve(plan: Plan, phase: Phase, known: Sequence[City], pipe: Connection) ->
     stats = None if cache is None else cache.stats()
     if cache is not None:
         cache.close()
+    database.close()
     return Outcome(crowd.total(), seconds, database.queries, stats)
 
 
@@ -113,7 +123,10 @@ class Crowd:
 
 
 def _serve_threads(database: CityDatabase, cache: Cache | None, crowd: Crowd) -> None:
-    service = CityService(database, cache)
+    if cache is None:
+        service: Service = UncachedService(database)
+    else:
+        service = CityService(database, cache)
     with ThreadPoolExecutor(len(crowd.streams)) as threads:
         running = [
             threads.submit(ask, service, stream, crowd.is_over, crowd.written, tally)
@@ -125,7 +138,10 @@ def _serve_threads(database: CityDatabase, cache: Cache | None, crowd: Crowd) ->
 
 async def _serve_tasks(database: CityDatabase, cache: Cache | None, crowd: Crowd) -> None:
     with ThreadPoolExecutor(DATABASE_THREADS) as threads:
-        service = AsyncCityService(database, cache, threads)
+        if cache is None:
+            service: AsyncService = AsyncUncachedService(database, threads)
+        else:
+            service = AsyncCityService(database, cache, threads)
         async with asyncio.TaskGroup() as tasks:
             for stream, tally in zip(crowd.streams, crowd.tallies, strict=True):
                 tasks.create_task(aask(service, stream, crowd.is_over, crowd.written, tally))

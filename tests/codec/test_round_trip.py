@@ -79,7 +79,7 @@ ONE_OF_EACH = [
     {True: 1},
     {frozenset({(1, 2)}): {frozenset()}},
     datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Paris")),
-    datetime(2024, 1, 1),  # noqa: DTZ001
+    datetime(2024, 1, 1),
     datetime.max,  # noqa: DTZ901
     datetime.min,  # noqa: DTZ901
     datetime(2024, 1, 1, tzinfo=UTC),

@@ -7,18 +7,21 @@ line ``#> text`` is a line of output that the block must print.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import tiercache
 from tests.servers import RedisServer, binaries
 from tiercache import Cache, default
+from tiercache.decorators import _TOOLS, Options
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
@@ -136,3 +139,11 @@ def test_runs_with_redis(file: str, page: Page, server: RedisServer) -> None:
     server.command("FLUSHALL")
     for block in blocks(file):
         page.run(block, server.url)
+
+
+def test_reference_is_complete() -> None:
+    """Each public name, option, tool and counter stands in the reference."""
+    words = set(re.findall(r"\w+", (ROOT / "docs/reference.md").read_text()))
+    options = set(inspect.signature(Cache).parameters) | {each.name for each in fields(Options)}
+    counters = {each.name for each in (*fields(tiercache.Stats), *fields(tiercache.LoadSeconds))}
+    assert set(tiercache.__all__) | options | counters | set(_TOOLS) <= words

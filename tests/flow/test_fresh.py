@@ -72,7 +72,7 @@ def test_expires_on_the_real_clock(kind: Kind, make_cache: Callable[..., Cache])
     while len(loads) == 1:
         kind.call(f, 1)
         assert time.monotonic() - started < 5
-    assert 0.2 - TICK <= time.monotonic() - started
+    assert time.monotonic() - started >= 0.2 - TICK
 
 
 def test_precise_clock(kind: Kind, make_cache: Callable[..., Cache]) -> None:
@@ -137,7 +137,7 @@ def test_spellings_of_one_call_share(kind: Kind, cache: Cache) -> None:
 
 def test_cached_none_is_a_value(kind: Kind, cache: Cache) -> None:
     """None is remembered as any other value, and MISS tells it from none."""
-    f, loads = counted(kind, cache)
+    loads: list[int] = []
     g = cache.cached("none:{x}")(kind.function(lambda x: loads.append(x)))
     assert [kind.call(g, 1) for _ in range(3)] == [None] * 3
     assert loads == [1]

@@ -167,9 +167,7 @@ def test_tags_are_stored(kind: Kind, make_cache: Callable[..., Cache]) -> None:
     one, two = make_cache(l2=store), make_cache(l2=store)
     for cache in (one, two):
         f = cache.cached("a:{x}", tags=["users"])(kind.function(lambda x: x))
-        g = cache.cached("b:{x}", tags=lambda value: [f"team:{value}"])(
-            kind.function(lambda x: x)
-        )
+        g = cache.cached("b:{x}", tags=lambda value: [f"team:{value}"])(kind.function(lambda x: x))
         kind.call(f, 1)
         kind.call(g, 2)
         assert cache.memory.get("a:1").tags == ("users",)
@@ -232,9 +230,9 @@ def test_jitter_only_shortens(make_cache: Callable[..., Cache], kind: Kind) -> N
         kind.call(f, i)
         kind.do(cache, "set", f"set:{i}", i)
         kind.do(cache, "get_or_load_many", [f"many:{i}"], kind.function(lambda keys: keys))
-    deadlines = [cache.memory.get(key).fresh_until for key in cache.memory.keys()]
+    deadlines = [cache.memory.get(key).fresh_until for key in cache.memory]
     assert len(deadlines) == 150
     assert all(80 <= deadline <= 100 for deadline in deadlines)
     for way in ("f:", "set:", "many:"):
-        ends = {cache.memory.get(k).fresh_until for k in cache.memory.keys() if k.startswith(way)}
+        ends = {cache.memory.get(k).fresh_until for k in cache.memory if k.startswith(way)}
         assert len(ends) > 40

@@ -52,9 +52,9 @@ def test_batch_may_take_arguments_or_return_a_list(kind: Kind, cache: Cache) -> 
 def test_item_a_batch_does_not_name_is_none(kind: Kind, cache: Cache) -> None:
     """A key that the bulk loader's dict leaves out has no value: None, and remembered."""
     batches: list[list[int]] = []
-    f = cache.cached(
-        "n:{x}", batch=kind.function(lambda ids: batches.append(ids) or {1: "one"})
-    )(kind.function(lambda x: None))
+    f = cache.cached("n:{x}", batch=kind.function(lambda ids: batches.append(ids) or {1: "one"}))(
+        kind.function(lambda x: None)
+    )
     assert kind.call(f.many, [1, 2]) == {1: "one", 2: None}
     assert kind.call(f.many, [1, 2]) == {1: "one", 2: None}
     assert batches == [[1, 2]]

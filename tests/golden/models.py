@@ -91,7 +91,7 @@ VALUES: dict[str, object] = {
     ],
     "times": [
         datetime(2024, 10, 27, 2, 30, 1, 7, fold=1, tzinfo=ZoneInfo("Europe/Paris")),
-        datetime(2024, 1, 1),  # noqa: DTZ001 - naive ones are values, too
+        datetime(2024, 1, 1),
         datetime(2024, 1, 1, tzinfo=UTC),
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-5, minutes=-30))),
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1), "named")),

@@ -78,7 +78,7 @@ def test_import_is_light() -> None:
     """`import tiercache` imports neither redis nor what else only some need."""
     code = """
 import sys, tiercache
-heavy = {"redis", "asyncio.subprocess", "pydantic", "attr", "attrs", "zstandard", "opentelemetry",
+heavy = {"redis", "pydantic", "attr", "attrs", "zstandard", "opentelemetry",
          "pytest", "sqlite3", "tiercache_plugins"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -85,8 +85,19 @@ def test_values_that_differ_have_different_keys() -> None:
         *("a,b", ("a", "b"), ("a,b",), "('a','b')", "'a'", 'it"s', "it's"),
         *(0.0, -0.0, float("inf"), 1j, 10**30, -1),
         *(User(1), User(1, "y"), Point(1, 2), (1, 2), Color.RED, Box(1), Model(size=1), Keyed(1)),
-        *(date(2024, 1, 1), datetime(2024, 1, 1), noon, noon.astimezone(timezone(timedelta(hours=1)))),
-        *(datetime(2024, 1, 1, fold=1), timedelta(1), uuid.UUID(int=1), PurePosixPath("a"), range(3)),
+        *(
+            date(2024, 1, 1),
+            datetime(2024, 1, 1),
+            noon,
+            noon.astimezone(timezone(timedelta(hours=1))),
+        ),
+        *(
+            datetime(2024, 1, 1, fold=1),
+            timedelta(1),
+            uuid.UUID(int=1),
+            PurePosixPath("a"),
+            range(3),
+        ),
         *(int, str, User, bytearray(b"1")),
     ]
     keys = [default_key(value) for value in values]
@@ -148,11 +159,30 @@ def test_templates(template: str, args: tuple[Any, ...], key: str) -> None:
     assert KeyMaker(lambda user_id: user_id, template).of(*args) == key
 
 
-@pytest.mark.parametrize("template", ["{a}:{b}", "{a}{b}", "{a}-{b}", "{a}%{b}", "{a}7{b}", "{a}x{b}"])
+@pytest.mark.parametrize(
+    "template", ["{a}:{b}", "{a}{b}", "{a}-{b}", "{a}%{b}", "{a}7{b}", "{a}x{b}"]
+)
 def test_fields_do_not_run_into_one_another(template: str) -> None:
     """Whatever stands between two fields, different pairs make different keys."""
     maker = KeyMaker(lambda a, b: None, template)
-    texts = ["", "a", "b", ":", "a:b", "-", "%", "%2D", "7", "%37", "37", "x", "ax", "|", "a|b", "2D"]
+    texts = [
+        "",
+        "a",
+        "b",
+        ":",
+        "a:b",
+        "-",
+        "%",
+        "%2D",
+        "7",
+        "%37",
+        "37",
+        "x",
+        "ax",
+        "|",
+        "a|b",
+        "2D",
+    ]
     pairs = [(a, b) for a in texts for b in texts]
     assert len({maker.of(*pair) for pair in pairs}) == len(pairs)
 
@@ -245,7 +275,9 @@ class Unhelpful:
     pass
 
 
-@pytest.mark.parametrize("value", [Unhelpful(), object(), [Unhelpful()], lambda: None, {1: object()}])
+@pytest.mark.parametrize(
+    "value", [Unhelpful(), object(), [Unhelpful()], lambda: None, {1: object()}]
+)
 def test_what_cannot_be_a_key(cache: Cache, value: Any) -> None:
     """The error names the function, the argument, the type and the remedies."""
 

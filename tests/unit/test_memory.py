@@ -28,7 +28,7 @@ def test_evicts_the_least_recently_used() -> None:
     memory = filled(3, "abc")
     memory.touch(memory.get("a"))
     memory.put(make_entry("d", "d", 1.0))
-    assert sorted(memory.keys()) == ["a", "c", "d"]
+    assert sorted(memory) == ["a", "c", "d"]
 
 
 def test_order_of_uses_counts() -> None:
@@ -37,9 +37,9 @@ def test_order_of_uses_counts() -> None:
     for key in "cba":
         memory.touch(memory.get(key))
     for new, gone in [("d", "c"), ("e", "b"), ("f", "a")]:
-        assert gone in memory.keys()
+        assert gone in memory
         memory.put(make_entry(new, new, 1.0))
-        assert gone not in memory.keys()
+        assert gone not in memory
 
 
 def test_a_hit_through_the_decorator_is_a_use(cache: Cache) -> None:
@@ -75,7 +75,7 @@ def test_is_exactly_lru(maxsize: int) -> None:
         else:
             memory.put(make_entry(key, key, 1.0))
             model[key] = key
-    assert set(memory.keys()) == set(model)
+    assert set(memory) == set(model)
 
 
 def test_weights() -> None:
@@ -83,7 +83,7 @@ def test_weights() -> None:
     memory = filled(10, weigh=len)
     for key, value in [("a", "xxxx"), ("b", "xxxx"), ("c", "xxx")]:
         memory.put(make_entry(key, value, 1.0))
-    assert sorted(memory.keys()) == ["b", "c"]
+    assert sorted(memory) == ["b", "c"]
     assert memory.weight == 7
     by_key = filled(5, weigh=lambda key, value: len(key) + value)
     by_key.put(make_entry("ab", 2, 1.0))
@@ -184,7 +184,7 @@ def test_threads() -> None:
                     case _:
                         memory.put(make_entry(key, key, 1.0))
                 assert len(memory) <= 51
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
@@ -195,7 +195,7 @@ def test_threads() -> None:
     sys.setswitchinterval(interval)
     assert not errors
     assert len(memory) == memory.weight <= 50
-    assert len(memory.keys()) == len(memory)
+    assert len(list(memory)) == len(memory)
 
 
 @pytest.mark.parametrize("maxsize", [0, -1, 1.5, True, "10", None])

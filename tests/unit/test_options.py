@@ -104,7 +104,7 @@ def test_bad_name(name: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tags": "users"}, 'tags must be several texts, got \'users\'; use ["users"]'),
+        ({"tags": "users"}, "tags must be several texts, got 'users'; use [\"users\"]"),
         ({"tags": [1]}, "a tag must be a text"),
         ({"when": 5}, "must be a function of the value"),
         ({"timeout": -1}, "must be positive"),

@@ -21,8 +21,6 @@ class DictStore:
     Args:
         clock: Returns seconds; a FakeClock's method lets tests pass time.
         timeout: Kept for callers that look at it; nothing here can be late.
-
-    Attributes:
     """
 
     def __init__(

@@ -20,7 +20,7 @@ import inspect
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -33,7 +33,7 @@ DEAD_ALLOWANCE = 64  # places of removed entries that are not worth a clean-up
 
 _last_use = attrgetter("used")
 _start = attrgetter("start")
-_hits = attrgetter("hits")
+_hits: Callable[[Entry], int] = attrgetter("hits")
 
 Removed = tuple[Entry, RemovalCause]
 
@@ -129,9 +129,12 @@ class LRU:
             self._removals[RemovalCause.INVALIDATED] += len(table)
             self._reset()
 
-    def keys(self) -> list[str]:
-        """Return the keys held now."""
-        return list(self._table)
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys held now."""
+        return iter(list(self._table))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._table
 
     def after_fork(self) -> None:
         """Take a new lock in a forked child; drop everything if the fork broke into a change."""

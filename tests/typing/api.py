@@ -1,0 +1,101 @@
+"""Only type-checked, never run: what mypy and pyright see of a decorated function."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from tiercache import LRU, MISS, Cache, CacheInfo, SQLite, Stats, cached
+from tiercache.flow import Miss
+
+cache = Cache("typed", l1=LRU(10), l2=SQLite("l2.db"), ttl="1h")
+
+
+@cache.cached
+def bare(x: int, flag: bool = False) -> str:
+    return str(x)
+
+
+@cache.cached("user:{x}", ttl="5m", tags=["users"], ignore=())
+def with_options(x: int) -> list[str]:
+    return [str(x)]
+
+
+def by_x(x: int) -> str:
+    return f"k:{x}"
+
+
+@cache.cached(key=by_x, ttl=len, when=bool)
+async def awaited(x: int) -> str:
+    return str(x)
+
+
+@cached
+def by_default(x: int) -> int:
+    return x
+
+
+class Repo:
+    @cache.cached(ignore=("self",))
+    def get(self, x: int) -> str:
+        return str(x)
+
+    @cache.cached(ignore=("self",))
+    async def aget(self, x: int) -> str:
+        return str(x)
+
+
+def blocking() -> None:
+    assert_type(bare(1), str)
+    assert_type(bare(x=1, flag=True), str)
+    assert_type(with_options(1), list[str])
+    assert_type(bare.peek(1), str | Miss)
+    assert_type(bare.refresh(1), str)
+    assert_type(bare.many([1, 2]), dict[int, str])
+    assert_type(bare.key(1), str)
+    assert_type(bare.cache_info(), CacheInfo)
+    assert_type(by_default(1), int)
+    bare.set("x", 1)
+    bare.invalidate(1, flag=True)
+    bare.cache_clear()
+    bare.__wrapped__(1)
+    bare("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bare.set(5, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bare.invalidate()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def in_a_loop() -> None:
+    assert_type(await awaited(1), str)
+    assert_type(await awaited.peek(1), str | Miss)
+    assert_type(await awaited.refresh(1), str)
+    assert_type(await awaited.many([1]), dict[int, str])
+    await awaited.set("x", 1)
+    await awaited.invalidate(1)
+
+
+async def methods(repo: Repo) -> None:
+    assert_type(repo.get(1), str)
+    assert_type(await repo.aget(1), str)
+    assert_type(repo.get.peek(1), str | Miss)
+    assert_type(await repo.aget.refresh(1), str)
+    repo.get.invalidate(1)
+    await repo.aget.invalidate(1)
+    Repo.get.invalidate(repo, 1)
+    repo.get("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def cache_aside() -> None:
+    def load() -> int:
+        return 1
+
+    async def aload() -> int:
+        return 1
+
+    assert_type(cache.get_or_load("k", load), int)
+    assert_type(await cache.aget_or_load("k", aload), int)
+    assert_type(cache.get_many(["k"]), dict[str, Any])
+    assert_type(cache.delete("k"), int)
+    assert_type(cache.stats(), Stats)
+    if cache.get("k", MISS) is MISS:
+        cache.set("k", 1, ttl="5m", tags=["t"])
+    with cache as same:
+        assert_type(same, Cache)
