@@ -31,10 +31,10 @@ from .functions import AsyncCachedFunction, CachedFunction
 from .plugin import Event, Load, Plugin
 from .stats import CacheInfo, LoadSeconds, Stats
 from .tiers.memory import LRU
-from .tiers.redis import Redis
 from .tiers.store import Store, Stored
 
 if TYPE_CHECKING:
+    from .tiers.redis import Redis
     from .tiers.sqlite import SQLite
 
 __all__ = [  # noqa: RUF022 - grouped by what it is for
@@ -79,7 +79,11 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
 
 
 def __getattr__(name: str) -> Any:
-    """Import SQLite, and with it sqlite3, only where it is asked for."""
+    """Import a store, and what it needs, only where it is asked for."""
+    if name == "Redis":
+        from .tiers.redis import Redis
+
+        return Redis
     if name == "SQLite":
         from .tiers.sqlite import SQLite
 

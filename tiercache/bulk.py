@@ -14,7 +14,7 @@ from typing import Any
 
 from .entry import Entry
 from .flow import MISS, Flow, Spec, loading
-from .runtime import CONCURRENT_LOADS, BoxedStop, Port, ends_the_leader_only
+from .runtime import CONCURRENT_LOADS, BoxedStop, Port
 from .singleflight import Flight
 
 #: Loads items together; None to load them one by one, concurrently.
@@ -167,7 +167,7 @@ class _Journey:
         except Exception as error:
             self._fail(led, error)
         except BaseException as error:
-            self._fail(led, error, must_retry=ends_the_leader_only(error))
+            self._fail(led, error, must_retry=self.port.ends_the_leader_only(error))
             raise
 
     def _fail(

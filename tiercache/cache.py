@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from .bulk import Found, Want, read_many
@@ -17,7 +18,7 @@ from .keys import Key, own_prefix
 from .options import Tags, copier, same_kind, tag_options, takes_many, ttl_options
 from .plugin import Hooks
 from .registry import live_caches
-from .runtime import AsyncPort, BlockingPort, run
+from .runtime import BlockingPort, run
 from .stats import Counters, Stats
 from .tiers.memory import LRU
 from .tiers.store import Store
@@ -25,6 +26,7 @@ from .ttl import TTL, Duration, check_jitter, optional_seconds, seconds
 from .writing import Writing
 
 if TYPE_CHECKING:
+    from .async_runtime import AsyncPort
     from .functions import AsyncCachedFunction, CachedFunction, Decorator
     from .plugin import Plugin
 
@@ -86,7 +88,6 @@ class Cache:
         self.counters = Counters()
         self.hooks = Hooks(plugins, self.counters)
         self.blocking = BlockingPort()
-        self.asyncio = AsyncPort()
         self.functions: weakref.WeakSet[Cached] = weakref.WeakSet()
         self._function_counters: list[Counters] = []
         self._prefixes: dict[str, list[weakref.ref[Any]]] = {}
@@ -109,6 +110,13 @@ class Cache:
         self._look = self._make_spec()
         self._load = self._make_spec(function=_call_loader)
         self._aload = self._make_spec(function=_acall_loader)
+
+    @cached_property
+    def asyncio(self) -> AsyncPort:
+        """What carries this cache's asyncio callers."""
+        from .async_runtime import AsyncPort
+
+        return AsyncPort()
 
     # Decorating
 
@@ -474,7 +482,8 @@ class Cache:
         """Bring locks in order in a forked child, and forget the parent's loads."""
         if self.memory is not None:
             self.memory.after_fork()
-        self.blocking, self.asyncio = BlockingPort(), AsyncPort()
+        self.blocking = BlockingPort()
+        self.__dict__.pop("asyncio", None)
         self.flow.after_fork()
         for function in self.functions:
             function.shortcuts.after_fork()

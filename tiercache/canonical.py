@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
-from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
@@ -96,7 +94,7 @@ def _writer_for(kind: type) -> Callable[[Any], str]:
         return _write_attrs
     if hasattr(kind, "__pydantic_fields__"):
         return _write_pydantic
-    if issubclass(kind, PurePath):
+    if hasattr(kind, "__fspath__"):
         return _write_text
     for base in kind.__mro__[1:]:
         if base in _BY_CLASS and base is not object:
@@ -209,7 +207,6 @@ _BY_CLASS: dict[type, Callable[[Any], str]] = {
     set: _write_set,
     frozenset: _write_set,
     Decimal: Decimal.__repr__,
-    Fraction: Fraction.__repr__,
     UUID: UUID.__repr__,
     datetime: _write_datetime,
     date: date.__repr__,

@@ -22,7 +22,7 @@ from .clock import Clock, CoarseClock
 from .entry import Entry, RememberedError, RemovalCause, is_error, make_entry
 from .errors import ConfigurationError, DecodeError, EncodeError
 from .plugin import Event, Hooks, Load
-from .runtime import FILL_SECONDS, BoxedStop, Port, ends_the_leader_only
+from .runtime import FILL_SECONDS, BoxedStop, Port
 from .singleflight import Flight, Flights, Source
 from .stats import Counters, LoadTimes
 from .ttl import jittered
@@ -302,7 +302,7 @@ class Flow:
         except Exception as error:
             self.flights.fail(flight, error)
         except BaseException as error:
-            self.flights.fail(flight, error, must_retry=ends_the_leader_only(error))
+            self.flights.fail(flight, error, must_retry=port.ends_the_leader_only(error))
             raise
         else:
             self.flights.land(flight, value)

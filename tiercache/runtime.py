@@ -7,19 +7,18 @@ start to end in one step, which is what ``run`` gives it.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import ConfigurationError, LoadTimeout
 from .singleflight import Deck, Flight, Flights
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .flow import Spec
     from .tiers.store import Store, Stored
 
@@ -53,6 +52,10 @@ class Port(Protocol):
 
     deck: Deck
     leads_inline: bool  # a leader's caller does the work itself
+
+    def ends_the_leader_only(self, error: BaseException) -> bool:
+        """Whether what ended a load says nothing about the value, so that followers try again."""
+        ...
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the running event loop, where there is one."""
@@ -117,6 +120,9 @@ class BlockingPort:
 
     def __init__(self) -> None:
         self._slots = threading.BoundedSemaphore(THREADS)
+
+    def ends_the_leader_only(self, error: BaseException) -> bool:
+        return isinstance(error, KeyboardInterrupt | GeneratorExit)
 
     def loop(self) -> None:
         return None
@@ -252,181 +258,3 @@ class BlockingPort:
 
     async def clear(self, store: Store, namespace: str) -> None:
         store.clear(namespace)
-
-
-class AsyncPort:
-    """Runs each flight in a task of its own, which no caller's cancellation reaches."""
-
-    leads_inline = False
-    deck = Deck.ASYNCIO
-
-    def __init__(self) -> None:
-        # Held here, since an event loop holds its tasks weakly.
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
-
-    async def lead(
-        self, flights: Flights, flight: Flight, fly: Coroutine[Any, Any, None], spec: Spec
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        task = self._start(loop, fly)
-        flight.cancel = partial(_cancel, loop, task)
-        await self.follow(flights, flight)
-
-    async def lead_many(
-        self,
-        flights: Flights,
-        led: Sequence[Flight],
-        carry: Coroutine[Any, Any, None],
-        spec: Spec,
-        others: Sequence[Flight],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        task = self._start(loop, carry)
-        wanted = len(led)
-
-        def leave_one() -> None:  # called for each flight that nobody wants any more
-            nonlocal wanted
-            wanted -= 1
-            if wanted == 0:
-                _cancel(loop, task)
-
-        for flight in led:
-            flight.cancel = leave_one
-        awaited = list(led)
-        try:
-            while awaited:
-                await self.follow(flights, awaited.pop())
-        except BaseException:
-            for flight in (*awaited, *others):
-                flights.leave(flight)
-            raise
-
-    async def quiesce(self) -> None:
-        """Wait for the tasks of this event loop to end."""
-        loop = asyncio.get_running_loop()
-        mine = [task for task in self._tasks if task.get_loop() is loop]
-        await asyncio.gather(*mine, return_exceptions=True)
-
-    def _start(
-        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
-    ) -> asyncio.Task[None]:
-        task = loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def limit(
-        self, flights: Flights, led: Sequence[Flight], spec: Spec
-    ) -> asyncio.TimerHandle | None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        deadline = time.monotonic() + spec.load_seconds
-        for flight in led:
-            flight.deadline = deadline
-        return loop.call_later(spec.load_seconds, _expire, flights, led, task, spec)
-
-    async def follow(self, flights: Flights, flight: Flight) -> None:
-        loop = asyncio.get_running_loop()
-        landed = loop.create_future()
-        wake = partial(_wake, loop, landed)
-        if not flights.on_landing(flight, wake):
-            return
-        overdue = None
-        if flight.loop is not loop:  # that loop may stop running without a word
-            remaining = max(0.0, flight.deadline - time.monotonic())
-            overdue = loop.call_later(remaining, _give_up, flights, flight, landed)
-        try:
-            await landed
-        except BaseException:
-            flights.forget(flight, wake)
-            flights.leave(flight)
-            raise
-        finally:
-            if overdue is not None:
-                overdue.cancel()
-
-    def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Awaitable[Any]:
-        result: Awaitable[Any] = function(*args, **kwargs)
-        return result
-
-    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-        slots = asyncio.Semaphore(CONCURRENT_LOADS)
-
-        async def work(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
-            async with slots:
-                await job()
-
-        await asyncio.gather(*map(work, jobs), return_exceptions=True)
-
-    async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
-        loop = asyncio.get_running_loop()
-        for flight in filling:
-            landed = loop.create_future()
-            wake = partial(_wake, loop, landed)
-            if flights.on_landing(flight, wake):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(landed, FILL_SECONDS)
-
-    def read(self, store: Store, key: str) -> Awaitable[Stored | None]:
-        return store.aread(key)
-
-    def read_many(self, store: Store, keys: Sequence[str]) -> Awaitable[list[Stored | None]]:
-        return store.aread_many(keys)
-
-    def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> Awaitable[None]:
-        return store.awrite(key, payload, ttl)
-
-    def write_many(
-        self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
-    ) -> Awaitable[None]:
-        return store.awrite_many(items)
-
-    def delete(self, store: Store, keys: Sequence[str]) -> Awaitable[int]:
-        return store.adelete(keys)
-
-    def clear(self, store: Store, namespace: str) -> Awaitable[None]:
-        return store.aclear(namespace)
-
-
-def ends_the_leader_only(error: BaseException) -> bool:
-    """Whether what ended a load says nothing about the value, so that followers try again."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
-    return isinstance(error, KeyboardInterrupt | GeneratorExit)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, landed: asyncio.Future[None]) -> None:
-    if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the documented way not to raise
-        _resolve(landed)
-    else:
-        with suppress(RuntimeError):  # that loop is closed, and its callers with it
-            loop.call_soon_threadsafe(_resolve, landed)
-
-
-def _resolve(landed: asyncio.Future[None]) -> None:
-    if not landed.done():
-        landed.set_result(None)
-
-
-def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(task.cancel)
-
-
-def _expire(
-    flights: Flights, led: Sequence[Flight], task: asyncio.Task[None] | None, spec: Spec
-) -> None:
-    spec.counters.load_errors += 1
-    limit = f"{spec.name}: the load took longer than {spec.load_seconds:g} s"
-    for flight in led:
-        flights.fail(flight, LoadTimeout(limit))
-    if task is not None:
-        task.cancel()
-
-
-def _give_up(flights: Flights, flight: Flight, landed: asyncio.Future[None]) -> None:
-    flights.detach_flight(flight)
-    _resolve(landed)

@@ -105,9 +105,9 @@ class Redis:
             self._open_blocking()
         return self._threads.read(key)
 
-    def aread(self, key: str) -> asyncio.Future[Stored | None]:
-        """Return what is stored under key, awaited; concurrent calls in a loop share one MGET."""
-        return self._loop_link().tasks.read(key)
+    async def aread(self, key: str) -> Stored | None:
+        """Return what is stored under key; concurrent calls in one loop share one MGET."""
+        return await self._loop_link().tasks.read(key)
 
     def read_many(self, keys: Sequence[str]) -> list[Stored | None]:
         """Return what is stored under each key; one MGET."""

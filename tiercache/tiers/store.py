@@ -11,7 +11,7 @@ After ``close`` the next call opens what it needs again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from tiercache.errors import StoreError
@@ -52,7 +52,7 @@ class Store(Protocol):
     def read(self, key: str) -> Stored | None:
         """Return what is stored under key; None if nothing is, or if it has expired."""
 
-    def aread(self, key: str) -> Awaitable[Stored | None]:
+    async def aread(self, key: str) -> Stored | None:
         """Await what read does."""
 
     def read_many(self, keys: Sequence[str]) -> list[Stored | None]:
