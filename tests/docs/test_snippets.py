@@ -100,12 +100,13 @@ def page(
     page = Page(request.getfixturevalue("file"), capsys)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, page.module.__name__, page.module)
-    monkeypatch.setattr(default, "_cache", None)
+    default._make.cache_clear()
     monkeypatch.delitem(os.environ, "TIERCACHE_URL", raising=False)
     yield page
     page.close()
-    if default._cache is not None:
-        default._cache.close()
+    if default._make.cache_info().currsize:
+        default.default_cache().close()
+    default._make.cache_clear()
 
 
 def test_there_are_snippets() -> None:
