@@ -59,12 +59,9 @@ class AsyncPort:
     ) -> None:
         loop = asyncio.get_running_loop()
         task = self._start(loop, carry)
-        wanted = len(led)
 
         def leave_one() -> None:  # called for each flight that nobody wants any more
-            nonlocal wanted
-            wanted -= 1
-            if wanted == 0:
+            if all(flight.has_landed or not flight.passengers for flight in led):
                 _cancel(loop, task)
 
         for flight in led:

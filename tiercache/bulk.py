@@ -6,8 +6,8 @@ key is that key's alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -141,9 +141,19 @@ class _Journey:
                     self.flow.flights.leave(other)
                 raise
             if not landed:  # this batch is part of loading that very key
-                want = self.missing[flight.key][0]
-                flight = await self.flow.run_directly(self.port, flight, self.spec, want.args, {})
+                flight = await self._run_directly(flight)
             self._arrive(flight, leads=False)
+
+    async def _run_directly(self, flight: Flight) -> Flight:
+        want = self.missing[flight.key][0]
+        if self.batch is None:
+            return await self.flow.run_directly(self.port, flight, self.spec, want.args, {})
+        batch = self.batch
+        spec = replace(self.spec, function=lambda: batch([want.item]))
+        flight = await self.flow.run_directly(self.port, flight, spec, (), {})
+        if flight.error is None:
+            flight.value = _aligned(flight.value, [want.item])[0]
+        return flight
 
     def _arrive(self, flight: Flight, *, leads: bool) -> None:
         if not flight.has_landed or flight.must_retry:
@@ -160,8 +170,12 @@ class _Journey:
             unread = [flight for flight in led if not self._land_at_once(flight)]
             if self.batch is None:
                 await self.port.gather([partial(self._load_one, flight) for flight in unread])
-            elif unread:
-                await self._load_together(unread)
+            else:
+                unread, twins = _told_apart(unread, self.missing)
+                if unread:
+                    await self._load_together(unread)
+                for flight in twins:
+                    await self._load_together([flight])
         except BoxedStop as box:
             self._fail(led, box.error)
         except Exception as error:
@@ -216,7 +230,11 @@ class _Journey:
         kept = []
         payloads = []
         for flight, value in zip(flights, values, strict=True):
-            verdict = flow.judge(spec, flight.key, value, seconds)
+            try:
+                verdict = flow.judge(spec, flight.key, value, seconds)
+            except Exception as error:
+                flow.flights.fail(flight, error)
+                continue
             if verdict is None:
                 continue
             kept.append((flight, value, *verdict))
@@ -231,8 +249,27 @@ class _Journey:
             flow.flights.land(flight, value)
 
 
+def _told_apart(
+    flights: Sequence[Flight], missing: Mapping[str, list[Want]]
+) -> tuple[list[Flight], list[Flight]]:
+    """Part off flights whose items a dict takes for others', such as True beside 1."""
+    seen: set[Any] = set()
+    apart: list[Flight] = []
+    twins: list[Flight] = []
+    for flight in flights:
+        item = missing[flight.key][0].item
+        (twins if item in seen else apart).append(flight)
+        seen.add(item)
+    return apart, twins
+
+
 def _aligned(result: Any, items: list[Any]) -> list[Any]:
     """Return a batch's values in the order of its items; one it does not name is None."""
+    if isinstance(result, str | bytes | Set):
+        raise TypeError(
+            f"a batch returned a {type(result).__name__}; "
+            "return one value for each item in order, or a dict by item"
+        )
     if isinstance(result, Mapping):
         return [result.get(item) for item in items]
     values = list(result)

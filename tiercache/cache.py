@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from functools import cached_property
@@ -14,7 +15,8 @@ from .codec import Codec
 from .decorators import Cached, Options, decorate
 from .errors import CacheError, ConfigurationError, LoadErrors, UncacheableArguments
 from .flow import MISS, Flow, Spec
-from .keys import Key, own_prefix
+from .keys import Key
+from .naming import Names
 from .options import Tags, copier, same_kind, tag_options, takes_many, ttl_options
 from .plugin import Hooks
 from .registry import live_caches
@@ -88,11 +90,14 @@ class Cache:
         self.counters = Counters()
         self.hooks = Hooks(plugins, self.counters)
         self.blocking = BlockingPort()
-        self.functions: weakref.WeakSet[Cached] = weakref.WeakSet()
+        self._registering = threading.RLock()
+        self._functions: weakref.WeakSet[Cached] = weakref.WeakSet()  # guarded by _registering
         self._function_counters: list[Counters] = []
-        self._prefixes: dict[str, list[weakref.ref[Any]]] = {}
+        self._names = Names()
         self._build()
         live_caches.add(self)
+        if self.memory is not None:
+            self.memory.on_clear = self._drop_shortcuts
         self.hooks.start(self)
 
     def _build(self) -> None:
@@ -172,36 +177,26 @@ class Cache:
         chosen = Options(key=key if function_or_key is None else function_or_key, **options)
         return lambda function: decorate(self, function, chosen)
 
-    def count_function(self, cached: Cached) -> Counters:
-        """Return counters for a decorated function, which go into those of the cache."""
-        counters = Counters()
-        self._function_counters.append(counters)
-        weakref.finalize(cached, self._retire, counters)
-        return counters
-
     def _retire(self, counters: Counters) -> None:
-        self._function_counters.remove(counters)
-        self.counters.absorb(counters)
+        with self._registering:
+            self._function_counters.remove(counters)
+            self.counters.absorb(counters)
 
-    def prefix_of(self, function: Callable[..., Any]) -> str:
-        """Return what default keys of a function begin with: unlike those of any other here.
+    def name_of(self, function: Callable[..., Any], ignore: frozenset[str]) -> tuple[str, bool]:
+        """Return what default keys of a function begin with, and whether L2 may hold them."""
+        return self._names.name(function, ignore)
 
-        Functions that one ``def`` made in several calls of its enclosing function share a name;
-        those that differ in more than plain values they close over are numbered.
-        """
-        prefix = own_prefix(function)
-        if "<locals>" not in prefix:
-            return prefix
-        known = self._prefixes.setdefault(prefix, [])
-        for number, ref in enumerate(known):
-            other = ref()
-            if other is None or _is_same_function(function, other):
-                known[number] = weakref.ref(function)
-                break
-        else:
-            number = len(known)
-            known.append(weakref.ref(function))
-        return f"{prefix}#{number + 1}" if number else prefix
+    def register(self, cached: Cached) -> None:
+        """Take up a decorated function; what it counts goes into the counts of the cache."""
+        with self._registering:
+            self._functions.add(cached)
+            self._function_counters.append(cached.counters)
+        weakref.finalize(cached, self._retire, cached.counters).atexit = False
+
+    def functions(self) -> list[Cached]:
+        """Return the functions decorated with this cache."""
+        with self._registering:
+            return list(self._functions)
 
     # Cache-aside
 
@@ -399,8 +394,9 @@ class Cache:
         """Return a snapshot of what was counted so far."""
         memory = self.memory
         counters = Counters()
-        for part in (self.counters, *self._function_counters):
-            counters.absorb(part)
+        with self._registering:
+            for part in (self.counters, *self._function_counters):
+                counters.absorb(part)
         return Stats(
             hits_l1=0 if memory is None else memory.hits,
             hits_l2=counters.hits_l2,
@@ -471,11 +467,11 @@ class Cache:
 
     def reconfigure(self, **options: Any) -> None:
         """Take other options, as if constructed with them; decorated functions come along."""
-        kept = self.functions, self._prefixes, self._function_counters
+        kept = self._functions, self._names, self._function_counters
         self.close()
         self.__init__(self.name, **options)  # type: ignore[misc]
-        self.functions, self._prefixes, self._function_counters = kept
-        for function in self.functions:
+        self._functions, self._names, self._function_counters = kept
+        for function in self.functions():
             function.bind()
 
     def after_fork(self) -> None:
@@ -485,7 +481,9 @@ class Cache:
         self.blocking = BlockingPort()
         self.__dict__.pop("asyncio", None)
         self.flow.after_fork()
-        for function in self.functions:
+        self._registering = threading.RLock()
+        self._names.after_fork()
+        for function in self.functions():
             function.shortcuts.after_fork()
 
     # Inside
@@ -521,13 +519,15 @@ class Cache:
             )
         return values
 
+    def _drop_shortcuts(self) -> None:
+        for function in self.functions():
+            function.shortcuts.reset()
+
     def _forget(self, prefix: str) -> None:
         if self.memory is None:
             return
         if not prefix:
             self.memory.clear()
-            for function in self.functions:
-                function.shortcuts.reset()
             return
         for key in self.memory:
             if key.startswith(prefix):
@@ -574,17 +574,6 @@ def _takes_key(loader: Callable[..., Any]) -> bool:
         return False
     required = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
     return len(required) == 1
-
-
-def _is_same_function(function: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """Whether a function takes another one's place: defined anew, or made of the same things."""
-    if function.__code__ is not other.__code__:
-        return True
-    return _closed_over(function) == _closed_over(other)
-
-
-def _closed_over(function: Callable[..., Any]) -> list[int]:
-    return [id(cell) for cell in function.__closure__ or ()]
 
 
 def _wants(keys: Iterable[str]) -> list[Want]:

@@ -11,6 +11,7 @@ import dataclasses
 import re
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -52,14 +53,30 @@ def plain_text(value: Any) -> str:
         return plain_text(value.__cache_key__())
     if kind in _CONTAINERS or getattr(kind, "__str__") is object.__str__:  # noqa: B009 - mypy
         return canonical(value)
-    text = str(value)
+    return refuse_address(str(value), value)
+
+
+def refuse_address(text: str, value: Any) -> str:
+    """Return a text made of a value, unless it shows where the value lies in memory.
+
+    Raises:
+        NoCanonicalText: If it does.
+    """
     if _ADDRESS.search(text):
         raise NoCanonicalText(value)
     return text
 
 
-_names: dict[str, list[weakref.ref[Any]]] = {}  # guarded by _names_lock
-_names_lock = threading.Lock()
+class _Numbers:
+    """Numbers of the classes of one name, in the order in which they were first seen."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.given: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
+_numbers: dict[str, _Numbers] = {}  # guarded by _numbers_lock
+_numbers_lock = threading.RLock()
 
 
 def stable_name(thing: Any) -> str:
@@ -70,13 +87,12 @@ def stable_name(thing: Any) -> str:
     name = f"{thing.__module__}.{thing.__qualname__}"
     if "<locals>" not in name:
         return name
-    with _names_lock:
-        known = _names.setdefault(name, [])
-        refs = [ref() for ref in known]
-        if thing not in refs:
-            refs.append(thing)
-            known.append(weakref.ref(thing))
-        number = 1 + refs.index(thing)
+    with _numbers_lock:
+        numbers = _numbers.setdefault(name, _Numbers())
+        number = numbers.given.get(thing)
+        if number is None:
+            number = numbers.last = numbers.last + 1
+            numbers.given[thing] = number
     return name if number == 1 else f"{name}#{number}"
 
 
@@ -88,18 +104,28 @@ def _writer_for(kind: type) -> Callable[[Any], str]:
         return _write_enum
     if issubclass(kind, type):
         return _write_class
-    if dataclasses.is_dataclass(kind):
-        return _write_dataclass
-    if hasattr(kind, "__attrs_attrs__"):
-        return _write_attrs
-    if hasattr(kind, "__pydantic_fields__"):
-        return _write_pydantic
+    if writer := _record_writer(kind):
+        return _refuse if issubclass(kind, _BUILTIN_CONTAINERS) else writer
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return _write_named_tuple
+    if issubclass(kind, OrderedDict):
+        return _write_ordered_dict
     if hasattr(kind, "__fspath__"):
         return _write_text
     for base in kind.__mro__[1:]:
         if base in _BY_CLASS and base is not object:
             return _subclass_writer(_BY_CLASS[base])
     return _refuse
+
+
+def _record_writer(kind: type) -> Callable[[Any], str] | None:
+    if dataclasses.is_dataclass(kind):
+        return _write_dataclass
+    if hasattr(kind, "__attrs_attrs__"):
+        return _write_attrs
+    if hasattr(kind, "__pydantic_fields__"):
+        return _write_pydantic
+    return None
 
 
 def _refuse(value: Any) -> str:
@@ -139,10 +165,7 @@ def _write_time(value: time) -> str:
 
 
 def _zone(zone: tzinfo) -> str:
-    text = str(zone)
-    if _ADDRESS.search(text):
-        raise NoCanonicalText(zone)
-    return text
+    return refuse_address(str(zone), zone)
 
 
 def _write_text(value: Any) -> str:
@@ -163,22 +186,44 @@ def _write_own_key(value: Any) -> str:
     return f"{stable_name(type(value))}({canonical(value.__cache_key__())})"
 
 
+def _write_named_tuple(value: Any) -> str:
+    return _named(value, value._fields)
+
+
+def _write_ordered_dict(value: OrderedDict[Any, Any]) -> str:
+    return f"{stable_name(type(value))}({_joined(value.items())})"
+
+
 def _named(value: Any, names: Iterable[str]) -> str:
     fields = ",".join([f"{name}={canonical(getattr(value, name))}" for name in names])
     return f"{stable_name(type(value))}({fields})"
 
 
 def _write_dataclass(value: Any) -> str:
-    return _named(value, [field.name for field in dataclasses.fields(value)])
+    names = [field.name for field in dataclasses.fields(value)]
+    return _named(value, [*names, *_undeclared(value, "__dataclass_fields__", names)])
 
 
 def _write_attrs(value: Any) -> str:
-    return _named(value, [field.name for field in type(value).__attrs_attrs__])
+    names = [field.name for field in type(value).__attrs_attrs__]
+    return _named(value, [*names, *_undeclared(value, "__attrs_attrs__", names)])
+
+
+def _undeclared(value: Any, declaration: str, names: list[str]) -> list[str]:
+    """Return what an instance holds beyond its class's fields, where a subclass added no more.
+
+    A class that declares its fields itself may keep what it derives from them, such as a
+    cached_property, elsewhere in the instance.
+    """
+    if declaration in type(value).__dict__:
+        return []
+    return sorted(set(getattr(value, "__dict__", ())).difference(names))
 
 
 def _write_pydantic(value: Any) -> str:
     extra = getattr(value, "__pydantic_extra__", None) or {}
-    return _named(value, [*type(value).__pydantic_fields__, *sorted(extra)])
+    private = getattr(value, "__pydantic_private__", None) or {}
+    return _named(value, [*type(value).__pydantic_fields__, *sorted(extra), *sorted(private)])
 
 
 def _subclass_writer(write_base: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -190,6 +235,7 @@ def _subclass_writer(write_base: Callable[[Any], str]) -> Callable[[Any], str]:
     return write
 
 
+_BUILTIN_CONTAINERS = (tuple, list, dict, set, frozenset)
 _CONTAINERS = frozenset({tuple, list, dict, set, frozenset, bytes, bytearray})
 
 _BY_CLASS: dict[type, Callable[[Any], str]] = {

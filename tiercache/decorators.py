@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .bulk import Batch, Want, read_many
-from .errors import ConfigurationError, LoadErrors
+from .errors import ConfigurationError, LoadErrors, UncacheableArguments
 from .flow import MISS, Spec
 from .hit import Shortcuts, make_wrapper
 from .keys import Key, KeyMaker
@@ -27,11 +27,12 @@ from .options import (
     ttl_options,
 )
 from .runtime import run
-from .stats import CacheInfo
+from .stats import CacheInfo, Counters
 from .ttl import TTL, Duration, optional_seconds
 
 if TYPE_CHECKING:
     from .cache import Cache
+    from .entry import Entry
     from .singleflight import Flight
 
 _FIRST_OF_METHODS = ("self", "cls", "mcs")
@@ -78,27 +79,28 @@ class Cached(ABC):
         self.cache = cache
         self.function = function
         self.options = options
-        self.maker = KeyMaker(
-            function, options.key, ignore=options.ignore, prefix=cache.prefix_of(function)
-        )
+        ignore = frozenset([options.ignore] if isinstance(options.ignore, str) else options.ignore)
+        prefix, named_everywhere = cache.name_of(function, ignore)
+        self.maker = KeyMaker(function, options.key, ignore=ignore, prefix=prefix)
+        self.uses_store = named_everywhere or isinstance(options.key, str)
         self.batch = _checked_batch(options.batch, function)
-        self.counters = cache.count_function(self)
+        self.counters = Counters()
         self._annotation = _return_annotation(function)
-        self.shortcuts = self._make_shortcuts()
+        self.shortcuts = Shortcuts(len(self.maker.fields))
         self.spec = self._make_spec()
         self.wrapper = self._make_wrapper()
-        cache.functions.add(self)
         functools.update_wrapper(self.wrapper, function)
         for name in _TOOLS:
             setattr(self.wrapper, name, getattr(self, name))
+        cache.register(self)
 
     def bind(self) -> None:
         """Take over the cache's present configuration."""
-        self.shortcuts = self._make_shortcuts()
+        self.shortcuts.reset()
         self.spec = self._make_spec()
         self.wrapper.__code__ = self._make_wrapper().__code__
 
-    def key(self, *args: Any, **kwargs: Any) -> str:
+    def key(self, /, *args: Any, **kwargs: Any) -> str:
         """Return the text key of a call."""
         return self.maker.of(*args, **kwargs)
 
@@ -129,6 +131,11 @@ class Cached(ABC):
         single = len(self.maker.signature.names) - len(bound) == 1
         wants = []
         for item in items:
+            if getattr(type(item), "__hash__", None) is None:
+                raise UncacheableArguments(
+                    f"{self.maker.name}: many() returns a dict by item, and "
+                    f"{type(item).__name__} is not hashable; give the items as tuples or text"
+                )
             args = item if isinstance(item, tuple) and not single else (item,)
             wants.append(Want(self.key(*bound, *args), item, (*bound, *args)))
         return wants
@@ -163,19 +170,21 @@ class Cached(ABC):
         if found is None:
             return MISS
         value = flow.hit(*found)
-        self.shortcuts.count_hit(self._parts(args, kwargs), found[0])
+        self._count_hit(self._parts(args, kwargs), found[0])
         return value
 
     def _count_bulk_hit(self, args: tuple[Any, ...], entry: Any) -> None:
-        self.shortcuts.count_hit(self._parts(args, {}), entry)
+        self._count_hit(self._parts(args, {}), entry)
+
+    def _count_hit(self, parts: tuple[Any, ...] | None, entry: Entry) -> None:
+        memory = self.cache.memory
+        if memory is not None:
+            self.shortcuts.count_hit(parts, entry, memory)
 
     def _parts(self, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
         return self.maker.parts(*args, **kwargs) if self._uses_shortcuts else None
 
     # Making
-
-    def _make_shortcuts(self) -> Shortcuts:
-        return Shortcuts(len(self.maker.fields))
 
     def _make_spec(self) -> Spec:
         options, cache, name = self.options, self.cache, self.maker.name
@@ -188,10 +197,14 @@ class Cached(ABC):
             raise ConfigurationError(
                 f"negative_errors of {name} needs negative_ttl: how long is an error remembered?"
             )
-        if options.when is not None and not callable(options.when):
-            raise ConfigurationError(
-                f"when of {name} must be a function of the value, got {options.when!r}"
-            )
+        for option in ("when", "ttl", "tags"):
+            chosen = getattr(options, option)
+            if option == "when" and chosen is not None and not callable(chosen):
+                raise ConfigurationError(
+                    f"when of {name} must be a function of the value, got {chosen!r}"
+                )
+            if callable(chosen):
+                same_kind(chosen, wants_async=False, where=f"{option} of {name}")
         if timeout is not None:
             timeout = min(timeout, cache.load_timeout)
         return Spec(
@@ -201,6 +214,7 @@ class Cached(ABC):
             **(cache.ttl_options if options.ttl is None else ttl_options(options.ttl)),
             **tag_options(options.tags),
             function=self.function,
+            uses_store=self.uses_store,
             schema=cache.codec.schema(self._annotation),
             when=options.when,
             negative_ttl=negative,
@@ -220,10 +234,11 @@ class Cached(ABC):
         cache = self.cache
         return make_wrapper(
             self.maker,
-            self.shortcuts if self._uses_shortcuts else None,
+            self.shortcuts,
             cache.memory,
             cache.clock,
             self._slow,
+            uses_shortcuts=self._uses_shortcuts,
             is_async=self.is_async,
             copy=cache.copy,
         )
@@ -233,7 +248,7 @@ class Cached(ABC):
         """Do the work of ``many`` for a method of an instance."""
 
     @abstractmethod
-    def _slow(self, *args: Any, **kwargs: Any) -> Any:
+    def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         """Answer what the wrapper could not."""
 
 
@@ -242,29 +257,30 @@ class BlockingCached(Cached):
 
     is_async = False
 
-    def _slow(self, *args: Any, **kwargs: Any) -> Any:
+    def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         key = self.maker.of(*args, **kwargs)
-        value = self._found_nearby(args, kwargs, key)
+        flow = self.cache.flow
+        value = MISS if flow.memory is None else self._found_nearby(args, kwargs, key)
         if value is MISS:
-            flow = self.cache.flow
-            value = run(flow.read(self.cache.blocking, self.spec, key, args, kwargs)).result()
-        return self._handed_out(value)
+            flight = run(flow.read(self.cache.blocking, self.spec, key, args, kwargs))
+            value = flight.value if flight.error is None else flight.result()
+        return value if self.cache.copy is None else self.cache.copy(value)
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+    def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Forget the value for these arguments, in both tiers."""
         self.cache.delete(self.key(*args, **kwargs))
 
-    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """Load the value for these arguments again, store it, and return it."""
         key = self.key(*args, **kwargs)
         flow = self.cache.flow
         return self._result(run(flow.refresh(self.cache.blocking, self.spec, key, args, kwargs)))
 
-    def peek(self, *args: Any, **kwargs: Any) -> Any:
+    def peek(self, /, *args: Any, **kwargs: Any) -> Any:
         """Return the value for these arguments if a tier has it, else MISS; never load."""
         return self.cache.peek(self.key(*args, **kwargs), self.spec)
 
-    def set(self, value: Any, *args: Any, **kwargs: Any) -> None:
+    def set(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         """Store a value for these arguments."""
         self.cache.put(self.key(*args, **kwargs), value, self.spec)
 
@@ -283,7 +299,11 @@ class BlockingCached(Cached):
         return self._many_result(run(read_many(flow, self.cache.blocking, self.spec, wants, batch)))
 
     def cache_clear(self) -> None:
-        """Forget every value whose key begins as this function's do."""
+        """Forget every value whose key begins as this function's do.
+
+        Where they begin with no text of their own (``key=`` is a function, or a template that
+        begins with a field), that is the whole cache.
+        """
         self.cache.clear_prefix(self._literal_prefix())
 
 
@@ -292,30 +312,30 @@ class AsyncCached(Cached):
 
     is_async = True
 
-    async def _slow(self, *args: Any, **kwargs: Any) -> Any:
+    async def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         key = self.maker.of(*args, **kwargs)
-        value = self._found_nearby(args, kwargs, key)
+        flow = self.cache.flow
+        value = MISS if flow.memory is None else self._found_nearby(args, kwargs, key)
         if value is MISS:
-            flow = self.cache.flow
             flight = await flow.read(self.cache.asyncio, self.spec, key, args, kwargs)
-            value = flight.result()
-        return self._handed_out(value)
+            value = flight.value if flight.error is None else flight.result()
+        return value if self.cache.copy is None else self.cache.copy(value)
 
-    async def invalidate(self, *args: Any, **kwargs: Any) -> None:
+    async def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Forget the value for these arguments, in both tiers."""
         await self.cache.adelete(self.key(*args, **kwargs))
 
-    async def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    async def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """Load the value for these arguments again, store it, and return it."""
         key = self.key(*args, **kwargs)
         flow = self.cache.flow
         return self._result(await flow.refresh(self.cache.asyncio, self.spec, key, args, kwargs))
 
-    async def peek(self, *args: Any, **kwargs: Any) -> Any:
+    async def peek(self, /, *args: Any, **kwargs: Any) -> Any:
         """Return the value for these arguments if a tier has it, else MISS; never load."""
         return await self.cache.apeek(self.key(*args, **kwargs), self.spec)
 
-    async def set(self, value: Any, *args: Any, **kwargs: Any) -> None:
+    async def set(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         """Store a value for these arguments."""
         await self.cache.aput(self.key(*args, **kwargs), value, self.spec)
 
@@ -334,7 +354,11 @@ class AsyncCached(Cached):
         return self._many_result(await read_many(flow, self.cache.asyncio, self.spec, wants, batch))
 
     async def cache_clear(self) -> None:
-        """Forget every value whose key begins as this function's do."""
+        """Forget every value whose key begins as this function's do.
+
+        Where they begin with no text of their own (``key=`` is a function, or a template that
+        begins with a field), that is the whole cache.
+        """
         await self.cache.aclear_prefix(self._literal_prefix())
 
 
@@ -355,6 +379,8 @@ class CachedMethod:
         functools.update_wrapper(self, cached.function)
         for name in _TOOLS:
             setattr(self, name, getattr(cached, name))
+        if cached.is_async and sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(self)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if self._of_class:
@@ -363,7 +389,7 @@ class CachedMethod:
             return self._cached.wrapper
         return BoundCached.of(self._cached, instance)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._cached.wrapper(*args, **kwargs)
 
 
@@ -383,7 +409,7 @@ class BoundCached(functools.partial):  # type: ignore[type-arg]
         bound._cached = cached
         return bound
 
-    def set(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Store a value for these arguments."""
         store = getattr(self.func, "set")  # noqa: B009 - a tool, of which types know nothing
         return store(value, *self.args, *args, **kwargs)
@@ -397,6 +423,16 @@ class BoundCached(functools.partial):  # type: ignore[type-arg]
         if name in _BOUND_TOOLS:
             return functools.partial(getattr(self.func, name), *self.args)
         return getattr(self.func, name)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BoundCached)
+            and self.func is other.func
+            and self.args[0] is other.args[0]
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.func, id(self.args[0])))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self.args[0], self.func.__name__)

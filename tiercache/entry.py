@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from enum import Enum, StrEnum
 from math import inf
 from typing import Any, final
@@ -66,16 +67,35 @@ class RememberedError:
     __slots__ = ("error",)
 
     def __init__(self, error: Exception) -> None:
-        self.error = error
+        # A copy, since the error itself holds on to the loader's frames.
+        self.error = _copy(error) or error
 
     def afresh(self) -> Exception:
-        """Return a copy of the error with no traceback, context or cause of its own."""
-        kind = type(self.error)
-        copy = kind.__new__(kind, *self.error.args)
-        copy.args = self.error.args
-        if state := getattr(self.error, "__dict__", None):
-            copy.__dict__.update(state)
-        return copy
+        """Return a copy of the error with no traceback, context or cause of its own.
+
+        An error of a class that cannot be copied is raised itself, again and again.
+        """
+        return _copy(self.error) or self.error.with_traceback(None)
+
+
+def _copy(error: Exception) -> Exception | None:
+    """Return a bare copy of an error, or None if its class cannot be copied."""
+    for make in (copy.copy, _copy_without_init):
+        try:
+            twin: Exception = make(error)
+        except Exception:  # noqa: S112 - its constructor takes other arguments
+            continue
+        if type(twin) is type(error) and twin.args == error.args and str(twin) == str(error):
+            return twin.with_traceback(None)
+    return None
+
+
+def _copy_without_init(error: Exception) -> Exception:
+    kind = type(error)
+    twin = kind.__new__(kind, *error.args)
+    twin.args = error.args
+    twin.__dict__.update(error.__dict__)
+    return twin
 
 
 def is_error(value: Any) -> bool:

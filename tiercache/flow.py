@@ -19,7 +19,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from .clock import Clock, CoarseClock
-from .entry import Entry, RememberedError, RemovalCause, is_error, make_entry
+from .entry import Entry, RememberedError, RemovalCause, TaggedEntry, is_error, make_entry
 from .errors import ConfigurationError, DecodeError, EncodeError
 from .plugin import Event, Hooks, Load
 from .runtime import FILL_SECONDS, BoxedStop, Port
@@ -69,6 +69,7 @@ class Spec:
     tags: tuple[str, ...] = ()
     tags_of: Callable[[Any], tuple[str, ...]] | None = None  # from the value
     function: Callable[..., Any] | None = None  # None: only look
+    uses_store: bool = True  # whether L2 may hold its values
     schema: Schema | None = None
     when: Callable[[Any], bool] | None = None
     negative_ttl: float | None = None
@@ -130,8 +131,9 @@ class Flow:
         self.time = time.monotonic if isinstance(clock, CoarseClock) else clock
         self.load_times = LoadTimes()  # of all functions together
         self.flights = Flights()
-        self._distrusted: set[str] = set()  # L2 may hold what was invalidated; by flights.lock
-        self._distrusts_all = False  # guarded by flights.lock
+        self._distrusts = 0  # invalidations that L2 did not take so far; guarded by flights.lock
+        self._distrusted: dict[str, int] = {}  # keys of these, and which; guarded by flights.lock
+        self._distrusts_all = 0  # that of the whole cache, if any; guarded by flights.lock
         self._store_is_down = False  # as far as the log has said
 
     def after_fork(self) -> None:
@@ -143,15 +145,13 @@ class Flow:
     def fresh(self, key: str) -> tuple[Entry, Any] | None:
         """Return the entry of a key in L1 and its value, if it may be served."""
         memory = self.memory
-        entry = None if memory is None else memory.get(key)
-        if entry is None:
+        if memory is None or (entry := memory.table.get(key)) is None:
             return None
         if self.clock.now == inf:
             self.clock.awaken()
         value = entry.value  # before its deadline is looked at: a removal takes it after
         if entry.fresh_until > self.time():
             return entry, value
-        assert memory is not None
         memory.discard(entry, RemovalCause.EXPIRED)
         return None
 
@@ -162,7 +162,13 @@ class Flow:
         while True:
             flight, leads = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
             if leads:
-                await self._lead(port, flight, spec, args, kwargs or {})
+                try:
+                    await self._lead(port, flight, spec, args, kwargs or {})
+                except BaseException as error:
+                    # Deep in a recursion there may have been no stack left to land.
+                    if port.leads_inline:
+                        self.flights.fail(flight, error)
+                    raise
             elif not await self.follow(port, flight):
                 return await self.run_directly(port, flight, spec, args, kwargs or {})
             if flight.has_landed and not flight.must_retry:
@@ -173,7 +179,7 @@ class Flow:
         """Bring a flight what is there already, else load."""
         try:
             value = self.look_nearby(flight)
-            if value is MISS and self.store is not None:
+            if value is MISS and self.store is not None and spec.uses_store:
                 stored = await self.read_store(port, flight.key)
                 if stored is not None:
                     value = self.promote(flight, spec, stored)
@@ -207,7 +213,7 @@ class Flow:
 
     async def look_many(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values that L2 has, by key, in one round trip, and keep them in L1."""
-        if self.store is None:
+        if self.store is None or not spec.uses_store:
             spec.counters.misses += len(keys)
             return {}
         era = self.flights.era
@@ -234,11 +240,16 @@ class Flow:
         return values
 
     def _put_found(self, era: int, entries: Sequence[Entry]) -> None:
-        assert self.memory is not None
+        memory = self.memory
+        assert memory is not None
         with self.flights.lock:
-            for entry in entries:
-                if self.flights.lasts(era, entry.key):
-                    self.memory.put(entry)
+            removed = [
+                gone
+                for entry in entries
+                if self.flights.lasts(era, entry.key)
+                for gone in memory.place(entry)
+            ]
+        memory.bury(removed)
 
     async def refresh(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Flight:
         """Load a key again, whatever the tiers hold; return the landed flight.
@@ -250,6 +261,7 @@ class Flow:
             with self.flights.lock:
                 self.flights.detach(key)
                 flight, _ = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
+            flight.replaces = True
             fly = self.fly(port, flight, spec, args, kwargs)
             await port.lead(self.flights, flight, fly, spec)
             if flight.has_landed and not flight.must_retry:
@@ -355,42 +367,74 @@ class Flow:
         found = self.usable(key)
         if found is not None:
             return found[1]
-        if self.store is None:
+        if self.store is None or not spec.uses_store:
             return MISS
         stored = await self.read_store(port, key)
         return MISS if stored is None else self.readable(spec, key, stored)[0]
 
     # Loading
 
-    async def _load(self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any) -> Any:
+    async def _load(  # noqa: C901 - a helper would be one more frame in every recursion
+        self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
+    ) -> Any:
         token = _loading.set((flight, *_loading.get()))
         limit = port.limit(self.flights, (flight,), spec)
         started = perf_counter()
         try:
             if self.hooks.around_load:
                 value = await self._call_around(port, flight, spec, args, kwargs)
+            elif port.leads_inline and spec.timeout is None:
+                # As `port.call` would, with a frame less: a function may recurse through here.
+                value = spec.function(*args, **kwargs)  # type: ignore[misc]
             else:
                 value = await port.call(spec.function, args, kwargs, spec.timeout)
         except Exception as error:
             self._note_error(flight, spec, error, perf_counter() - started)
+            if isinstance(error, StopIteration):
+                raise BoxedStop(error) from None
             raise
         finally:
             _loading.reset(token)
             if limit is not None:
                 limit.cancel()
         seconds = perf_counter() - started
-        _refuse_coroutine(value, spec)
+        if value.__class__ is CoroutineType:
+            _refuse_coroutine(value, spec)
         self.record_load(spec, seconds)
         if self.hooks.on_event:
             self.tell("loaded", flight.key, seconds=seconds)
         life = self.judge(spec, flight.key, value, seconds)
         if life is not None:
-            if self.store is not None:
-                payload = self.encode_for_store(spec, flight, value, *life)
-                if payload is not None:
-                    await self.write_store(port, [payload])
+            in_store = self.store is None or await self._fill_store(port, spec, flight, value, life)
             self.put(flight, value, *life)
+            if in_store:
+                return value
+        if flight.replaces:
+            await self._withdraw(port, flight, from_memory=life is None)
         return value
+
+    async def _fill_store(
+        self, port: Port, spec: Spec, flight: Flight, value: Any, life: Life
+    ) -> bool:
+        """Write a loaded value to L2; say whether it stands there now."""
+        payload = self.encode_for_store(spec, flight, value, *life)
+        if payload is None:
+            return False
+        written = await self.write_store(port, [payload])
+        if not self.flights.is_current(flight):
+            self.distrust([flight.key])  # a write has given up waiting for this fill
+        return written
+
+    async def _withdraw(self, port: Port, flight: Flight, *, from_memory: bool) -> None:
+        """Remove what a refresh has found outdated and could not replace."""
+        if from_memory and self.memory is not None:
+            with self.flights.lock:
+                removed = (
+                    self.memory.displace(flight.key) if self.flights.is_current(flight) else []
+                )
+            self.memory.bury(removed)
+        if self.store is not None:
+            await self.delete_store(port, [flight.key])
 
     async def _call_around(
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
@@ -444,7 +488,7 @@ class Flow:
         self, spec: Spec, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]
     ) -> tuple[str, bytes, float | None] | None:
         """Return what to write to L2 for a flight, which now may write; None for nothing."""
-        if self.store is None or flight.skips_store:
+        if self.store is None or flight.skips_store or not spec.uses_store:
             return None
         payload = self.encode(spec, flight.key, value, tags)
         if payload is None or not self.flights.begin_fill(flight):
@@ -453,12 +497,16 @@ class Flow:
 
     def put(self, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]) -> None:
         """Put a value in L1, unless the key was invalidated since the flight began."""
-        if self.memory is None:
+        memory = self.memory
+        if memory is None:
             return
-        entry = make_entry(flight.key, value, self.deadline(ttl), tags)
+        deadline = inf if ttl is None else self.time() + ttl
+        key = flight.key
+        entry = TaggedEntry(key, value, deadline, tags) if tags else Entry(key, value, deadline)
         with self.flights.lock:
-            if self.flights.is_current(flight):
-                self.memory.put(entry)
+            removed = memory.place(entry) if self.flights.is_current(flight) else None
+        if removed:
+            memory.bury(removed)
 
     def deadline(self, ttl: float | None) -> float:
         """Return when a value that lives for ``ttl`` seconds from now ends, by the clock."""
@@ -516,6 +564,7 @@ class Flow:
         """Write payloads to L2; say whether it took them."""
         assert self.store is not None
         named = [(self._prefix + key, payload, ttl) for key, payload, ttl in items]
+        since = self._distrusts
         try:
             if len(named) == 1:
                 await port.write(self.store, *named[0])
@@ -524,13 +573,14 @@ class Flow:
         except Exception as error:
             self.store_failed("write", error, items[0][0])
             return False
-        self._trust([key for key, _, _ in items])
+        self._trust([key for key, _, _ in items], since)
         self._store_answered()
         return True
 
     async def delete_store(self, port: Port, keys: Sequence[str]) -> int:
         """Delete keys from L2; what cannot be deleted now is not believed until it is."""
         assert self.store is not None
+        since = self._distrusts
         try:
             count = await port.delete(self.store, [self._prefix + key for key in keys])
         except Exception as error:
@@ -540,7 +590,7 @@ class Flow:
         except BaseException:
             self.distrust(keys)
             raise
-        self._trust(keys)
+        self._trust(keys, since)
         self._store_answered()
         return count
 
@@ -559,35 +609,41 @@ class Flow:
     async def _repair(self, port: Port, keys: Sequence[str]) -> None:
         """Do in L2 what could not be done when it was due. Raises what the store raises."""
         assert self.store is not None
+        since = self._distrusts  # what is distrusted while this is under way stays so
         if self._distrusts_all:
             await port.clear(self.store, self._prefix)
             with self.flights.lock:
-                self._distrusts_all = False
-                self._distrusted.clear()
+                if self._distrusts_all <= since:
+                    self._distrusts_all = 0
             return
         await port.delete(self.store, [self._prefix + key for key in keys])
-        self._trust(keys)
+        self._trust(keys, since)
 
     def distrusts(self, key: str) -> bool:
         """Whether L2 may hold a value of the key that was invalidated."""
-        return self._distrusts_all or (bool(self._distrusted) and key in self._distrusted)
+        return bool(self._distrusts_all) or key in self._distrusted
 
     def distrust(self, keys: Sequence[str]) -> None:
         """Remember that L2 may hold values of keys that were invalidated."""
         with self.flights.lock:
-            self._distrusted.update(keys)
+            self._distrusts += 1
+            self._distrusted.update(dict.fromkeys(keys, self._distrusts))
             if len(self._distrusted) > DISTRUSTED_KEYS:
                 self._distrust_all()
 
     def _distrust_all(self) -> None:
         with self.flights.lock:
-            self._distrusts_all = True
+            self._distrusts += 1
+            self._distrusts_all = self._distrusts
             self._distrusted.clear()
 
-    def _trust(self, keys: Sequence[str]) -> None:
+    def _trust(self, keys: Sequence[str], since: int) -> None:
+        """Believe L2 again for keys that were distrusted up to a moment."""
         if self._distrusted:
             with self.flights.lock:
-                self._distrusted.difference_update(keys)
+                for key in keys:
+                    if self._distrusted.get(key, since + 1) <= since:
+                        del self._distrusted[key]
 
     @property
     def store_is_down(self) -> bool:
@@ -636,9 +692,8 @@ class Flow:
 
 
 def _refuse_coroutine(value: Any, spec: Spec) -> None:
-    if value.__class__ is CoroutineType:
-        value.close()
-        raise ConfigurationError(
-            f"{spec.name} returned a coroutine where a value was expected; decorate the "
-            "async def function itself, below other decorators"
-        )
+    value.close()
+    raise ConfigurationError(
+        f"{spec.name} returned a coroutine where a value was expected; decorate the "
+        "async def function itself, below other decorators"
+    )

@@ -38,13 +38,13 @@ class Shortcuts:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may call the function
         self._base_hits = 0  # of entries past, less what entries had before; guarded by _lock
         self._sweep_at = _SWEEP_AT_LEAST  # guarded by _lock
         #: What the generated wrapper sees as its globals.
         self.namespace: dict[str, Any] = {"_tc_kind": None, "_tc_table": {}, "_tc_typed": {}}
 
-    def count_hit(self, arguments: tuple[Any, ...] | None, entry: Entry) -> None:
+    def count_hit(self, arguments: tuple[Any, ...] | None, entry: Entry, memory: LRU) -> None:
         """Count a hit that the slow path served, and make a shortcut for the next.
 
         There is none without arguments, where a dict could not tell the arguments from others,
@@ -55,7 +55,10 @@ class Shortcuts:
                 self._base_hits += 1
             elif not self._holds(arguments, entry):
                 self._base_hits += 1
-                self._install(arguments, entry)
+                # A clear empties L1 first and the shortcuts after, under this lock: so an entry
+                # that stands in L1 now is either not cleared or its shortcut will be.
+                if memory.table.get(entry.key) is entry:
+                    self._install(arguments, entry)
 
     def reset(self) -> None:
         """Drop every shortcut."""
@@ -66,7 +69,7 @@ class Shortcuts:
 
     def after_fork(self) -> None:
         """Take a new lock in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def hits(self) -> int:
@@ -116,11 +119,12 @@ class Shortcuts:
 
 def make_wrapper(
     maker: KeyMaker,
-    shortcuts: Shortcuts | None,
+    shortcuts: Shortcuts,
     memory: LRU | None,
     clock: Clock,
     slow: Callable[..., Any],
     *,
+    uses_shortcuts: bool,
     is_async: bool,
     copy: Callable[[Any], Any] | None,
 ) -> Callable[..., Any]:
@@ -128,20 +132,26 @@ def make_wrapper(
 
     Args:
         maker: The function's keys.
-        shortcuts: Where hits are found; None if every call takes the slow path.
+        shortcuts: Where hits are found, and whose namespace the wrapper lives in.
         memory: The L1 whose order hits keep up.
         clock: What tells a fresh entry.
         slow: What answers all other calls, given the same arguments.
+        uses_shortcuts: If not, every call takes the slow path.
         is_async: Whether the function is ``async def``, and ``slow`` is awaited.
         copy: What makes a copy of the value to hand out; None to hand out the value itself.
     """
     signature = maker.signature
     head = f"{'async ' if is_async else ''}def _tc_wrapper({signature.parameters}):"
     tail = f"    return {'await ' if is_async else ''}_tc_slow({signature.arguments})"
-    body = [] if shortcuts is None else _lookup(maker, clock, copies=copy is not None)
-    namespace = {} if shortcuts is None else shortcuts.namespace
+    body = _lookup(maker, clock, copies=copy is not None) if uses_shortcuts else []
+    namespace = shortcuts.namespace
     namespace.update(
-        signature.defaults, _tc_slow=slow, _tc_clock=clock, _tc_memory=memory, _tc_copy=copy
+        signature.defaults,
+        _tc_Exception=Exception,
+        _tc_slow=slow,
+        _tc_clock=clock,
+        _tc_memory=memory,
+        _tc_copy=copy,
     )
     code = compile("\n".join([head, *body, tail]), f"<tiercache {maker.name}>", "exec")
     exec(code, namespace)  # noqa: S102 - made of checked identifiers
@@ -162,7 +172,7 @@ def _lookup(maker: KeyMaker, clock: Clock, *, copies: bool) -> list[str]:
         "            _tc_entry.used = _tc_memory.tick",
         f"            return {'_tc_copy(_tc_value)' if copies else '_tc_value'}",
         # Not found; or not hashable, or without the attribute: the slow path says so properly.
-        "    except Exception:",
+        "    except _tc_Exception:",
         "        pass",
     ]
 

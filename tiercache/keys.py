@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
-from .canonical import NoCanonicalText, canonical, plain_text, stable_name
+from .canonical import NoCanonicalText, canonical, plain_text, refuse_address
 from .errors import ConfigurationError, UncacheableArguments
 
 Key = str | Callable[..., Any] | None
@@ -27,6 +27,13 @@ _STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<item>[^\[\]]+)\]")
 #: Always escaped in a field: what separates the parts of a key by convention, and the escape.
 _ALWAYS_ESCAPED = "%:"
 _CONVERSIONS = {"r": "repr", "s": "str", "a": "ascii"}
+_CONVERTERS = {
+    "_tc_repr": repr,
+    "_tc_str": str,
+    "_tc_ascii": ascii,
+    "_tc_format": format,
+    "_tc_refuse_address": refuse_address,
+}
 _HEX_DIGITS = frozenset("0123456789ABCDEF")
 
 
@@ -95,12 +102,13 @@ class KeyMaker:
         self.ignore = _checked_ignore(function, self.signature, ignore)
         self.tail = ""
         self.has_parts = True  # whether equal parts mean equal keys
+        prefix = prefix or f"{function.__module__}.{function.__qualname__}"
         if key is None:
-            self._build_default(prefix or f"{function.__module__}.{function.__qualname__}")
+            self._build_default(prefix)
         elif isinstance(key, str):
             self._build_template(key)
         elif callable(key):
-            self._build_from_callable(key)
+            self._build_from_callable(key, prefix)
         else:
             raise ConfigurationError(
                 f"key of {self.name} must be a template, a function or None, got {key!r}"
@@ -115,7 +123,7 @@ class KeyMaker:
         """Whether the key depends on an argument."""
         return not self.has_parts or any(p.argument == argument for p in self.fields)
 
-    def of(self, *args: Any, **kwargs: Any) -> str:
+    def of(self, /, *args: Any, **kwargs: Any) -> str:
         """Return the key of a call.
 
         Raises:
@@ -143,10 +151,9 @@ class KeyMaker:
         self.fields, self.tail = parse_template(template, self.signature.names, self.name)
         self._generate(_renderer(_separators(self.fields)))
 
-    def _build_from_callable(self, key: Callable[..., Any]) -> None:
+    def _build_from_callable(self, key: Callable[..., Any], prefix: str) -> None:
         self.fields = ()
         self.has_parts = False
-        prefix = f"{self.function.__module__}.{self.function.__qualname__}"
 
         def text(*args: Any, **kwargs: Any) -> str:
             result = key(*args, **kwargs)
@@ -164,7 +171,7 @@ class KeyMaker:
         if self.tail or not pieces:
             pieces.append(repr(self.tail))
         sources = "".join(f"{part.source}, " for part in self.fields)
-        namespace = {"_tc_render": render, **self.signature.defaults}
+        namespace = {"_tc_render": render, **_CONVERTERS, **self.signature.defaults}
         exec(  # noqa: S102 - made of checked identifiers and repr() of text
             f"def text({self.signature.parameters}): return {' + '.join(pieces)}\n"
             f"def parts({self.signature.parameters}): return ({sources})\n",
@@ -209,19 +216,6 @@ class KeyMaker:
             f"{self.name}: the key's {wanted} cannot be read from ({shown}): {failure}.\n"
             "Use arguments that have it, or another key=."
         )
-
-
-def own_prefix(function: Callable[..., Any]) -> str:
-    """Return what the default key of a function begins with.
-
-    Functions made by calling another function twice share a name. They are told apart by the
-    plain values they close over, which are the same in every process.
-    """
-    name = f"{function.__module__}.{function.__qualname__}"
-    if "<locals>" not in name or not function.__closure__:
-        return name
-    closed = _plain_closure(function)
-    return f"{name}[{closed}]" if closed else name
 
 
 def parse_template(template: str, names: Sequence[str], owner: str) -> tuple[tuple[Part, ...], str]:
@@ -289,10 +283,14 @@ def _step_source(step: re.Match[str]) -> str:
 
 
 def _converted(part: Part) -> str:
+    if not part.conversion and not part.spec:
+        return part.source
     source = part.source
     if part.conversion:
-        source = f"{_CONVERSIONS[part.conversion]}({source})"
-    return f"format({source}, {part.spec!r})" if part.spec else source
+        source = f"_tc_{_CONVERSIONS[part.conversion]}({source})"
+    if part.spec:
+        source = f"_tc_format({source}, {part.spec!r})"
+    return f"_tc_refuse_address({source}, {part.source})"
 
 
 def _separators(fields: Sequence[Part]) -> str:
@@ -322,7 +320,7 @@ def _renderer(separators: str) -> Callable[[Any], str]:
 
 
 def _escape(match: re.Match[str]) -> str:
-    return f"%{ord(match[0]):02X}"
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
 def _fails(value: object) -> bool:
@@ -344,21 +342,6 @@ def _checked_ignore(
                 f"it takes {', '.join(signature.names) or 'none'}"
             )
     return frozenset(names)
-
-
-def _plain_closure(function: Callable[..., Any]) -> str:
-    plain = (int, str, bool, float, bytes, type(None), type)
-    texts = []
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not bound yet: a function that refers to itself
-            continue
-        if isinstance(value, type):
-            texts.append(f"{name}={stable_name(value)}")
-        elif type(value) in plain:
-            texts.append(f"{name}={canonical(value)}")
-    return ",".join(texts)
 
 
 def _parameters_source(parameters: Sequence[inspect.Parameter]) -> str:

@@ -8,6 +8,7 @@ start to end in one step, which is what ``run`` gives it.
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -45,6 +46,12 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
         return stop.value  # type: ignore[no-any-return]
     coroutine.close()
     raise ConfigurationError("an asyncio operation was awaited in a blocking call")
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, if any, without importing asyncio."""
+    module = sys.modules.get("asyncio")
+    return None if module is None else module._get_running_loop()  # noqa: SLF001 - does not raise
 
 
 class Port(Protocol):
@@ -193,6 +200,8 @@ class BlockingPort:
 
     async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
         for flight in filling:
+            if flight.loop is not None and flight.loop is running_loop():
+                continue  # it cannot land while this blocks its event loop
             gate = threading.Lock()
             gate.acquire()
             if flights.on_landing(flight, gate.release):
@@ -210,21 +219,25 @@ class BlockingPort:
             finally:
                 done.set()
 
-        if self._start(work) is None:
+        deadline = time.monotonic() + timeout
+        if self._start(work, wait=timeout) is None:
             raise LoadTimeout(
-                f"no thread for a load with timeout={timeout:g} s: {THREADS} are busy with loads "
-                "that have not ended; does the loader hang?"
+                f"no thread for a load within timeout={timeout:g} s: {THREADS} are busy with "
+                "loads that have not ended; does the loader hang?"
             )
-        if not done.wait(timeout):
+        if not done.wait(max(0.0, deadline - time.monotonic())):
             raise LoadTimeout(f"the load took longer than timeout={timeout:g} s")
         value, error = outcome[0]
         if error is not None:
             raise error
         return value
 
-    def _start(self, work: Callable[[], object]) -> threading.Thread | None:
-        """Run work on a thread of its own, in a copy of this context; None if all are busy."""
-        if not self._slots.acquire(blocking=False):
+    def _start(self, work: Callable[[], object], *, wait: float = 0.0) -> threading.Thread | None:
+        """Run work on a thread of its own, in a copy of this context.
+
+        None if all threads stay busy for ``wait`` seconds.
+        """
+        if not self._slots.acquire(timeout=wait):
             return None
         context = contextvars.copy_context()
 

@@ -58,6 +58,7 @@ class Flight:
         "loop",
         "must_retry",
         "passengers",
+        "replaces",
         "skips_store",
         "source",
         "traceback",
@@ -75,6 +76,7 @@ class Flight:
         self.passengers = 1  # callers that want its result; guarded by Flights.lock
         self.waiters: list[Callable[[], None]] | None = None  # guarded by Flights.lock
         self.cancel: Callable[[], None] | None = None  # ends its task
+        self.replaces = False  # a refresh: what it brings takes an older value's place
         self.skips_store = False  # it has seen L2 fail, and does not wait for it again
         self.is_filling = False  # its bytes are on the way to L2; guarded by Flights.lock
         self.awaits: set[Flight] | None = None  # flights its loader is waiting for; by Flights.lock
@@ -141,8 +143,9 @@ class Flights:
                 return
             flight.value = value
             waiters = self._end(flight)
-        for wake in waiters:
-            wake()
+        if waiters is not None:
+            for wake in waiters:
+                wake()
 
     def fail(self, flight: Flight, error: BaseException, *, must_retry: bool = False) -> None:
         """Give every passenger the exception, and free the key.
@@ -157,7 +160,7 @@ class Flights:
             flight.traceback = error.__traceback__
             flight.must_retry = must_retry
             waiters = self._end(flight)
-        for wake in waiters:
+        for wake in waiters or ():
             wake()
 
     def on_landing(self, flight: Flight, wake: Callable[[], None]) -> bool:
@@ -303,7 +306,7 @@ class Flights:
 
     # Below, the lock is held.
 
-    def _end(self, flight: Flight) -> Sequence[Callable[[], None]]:
+    def _end(self, flight: Flight) -> Sequence[Callable[[], None]] | None:
         flight.has_landed = True
         flight.awaits = None
         flight.cancel = None
@@ -313,7 +316,7 @@ class Flights:
         if deck.get(flight.key) is flight:
             del deck[flight.key]
         waiters, flight.waiters = flight.waiters, None
-        return waiters or ()
+        return waiters
 
     def _end_fill(self, flight: Flight) -> None:
         flight.is_filling = False

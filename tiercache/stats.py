@@ -136,7 +136,7 @@ class Stats(CacheInfo):
 
     evictions: Mapping[str, int]  # entries that left L1, by cause
     entries: int  # in L1
-    weight: int  # of them; their number, where the L1 does not weigh
+    weight: float  # of them; their number, where the L1 does not weigh
     store_errors: int  # operations of L2 that failed
     decode_errors: int  # payloads of L2 that were not ours to read
     encode_errors: int  # values that could not be written to L2

@@ -13,6 +13,7 @@ from typing import Any
 from .entry import Entry, RemovalCause, make_entry
 from .flow import Flow, Spec
 from .runtime import Port
+from .tiers.memory import Removed
 
 
 class Writing:
@@ -34,19 +35,19 @@ class Writing:
                 continue
             ttl, tags = life
             entries[key] = make_entry(key, value, flow.deadline(ttl), tags)
-            payload = None if flow.store is None else flow.encode(spec, key, value, tags)
+            uses_store = flow.store is not None and spec.uses_store
+            payload = flow.encode(spec, key, value, tags) if uses_store else None
             if payload is not None:
                 payloads.append((key, payload, ttl))
-            elif flow.store is not None:
+            elif uses_store:
                 unwritable.append(key)
 
-        def settle(key: str, alone: bool) -> None:
+        def settle(key: str, alone: bool) -> list[Removed]:
             if flow.memory is None:
-                return
-            if alone and key in entries and done:
-                flow.memory.put(entries[key])
-            else:
-                flow.memory.remove(key)
+                return []
+            if (alone or flow.store is None) and key in entries and done:
+                return flow.memory.place(entries[key])
+            return flow.memory.displace(key)
 
         done = False
         async with self._fenced(port, list(values), settle):
@@ -72,27 +73,28 @@ class Writing:
 
     async def delete(self, port: Port, keys: Sequence[str]) -> int:
         """Remove keys from both tiers; return how many either had."""
-        removed: set[str] = set()
+        memory = self.flow.memory
+        in_memory: set[str] = set()
 
-        def settle(key: str, _alone: bool) -> None:
-            if self.flow.memory is not None and self.flow.memory.remove(key) is not None:
-                removed.add(key)
+        def settle(key: str, _alone: bool) -> list[Removed]:
+            removed = [] if memory is None else memory.displace(key)
+            in_memory.update(entry.key for entry, _ in removed)
+            return removed
 
         in_store = 0
         async with self._fenced(port, keys, settle):
-            for key in keys:
-                settle(key, True)
+            if memory is not None:  # nobody is served from L1 while L2 is being told
+                memory.bury([gone for key in keys for gone in settle(key, True)])
             if self.flow.store is not None:
                 in_store = await self.flow.delete_store(port, keys)
-        return max(in_store, len(removed))
+        return max(in_store, len(in_memory))
 
     async def expire(self, port: Port, keys: Sequence[str]) -> None:
         """Make keys stale: the next read loads them again."""
         memory = self.flow.memory
 
-        def settle(key: str, _alone: bool) -> None:
-            if memory is not None:
-                memory.remove(key, RemovalCause.EXPIRED)
+        def settle(key: str, _alone: bool) -> list[Removed]:
+            return [] if memory is None else memory.displace(key, RemovalCause.EXPIRED)
 
         async with self._fenced(port, keys, settle):
             if self.flow.store is not None:
@@ -112,15 +114,21 @@ class Writing:
 
     @asynccontextmanager
     async def _fenced(
-        self, port: Port, keys: Sequence[str], settle: Callable[[str, bool], None]
+        self, port: Port, keys: Sequence[str], settle: Callable[[str, bool], list[Removed]]
     ) -> AsyncIterator[None]:
         """Hold off every other fill of keys, and bring L1 in line at the end."""
-        flights = self.flow.flights
+        flow = self.flow
         unique = list(dict.fromkeys(keys))
-        filling = flights.fence(unique)
+        filling = flow.flights.fence(unique)
+        removed: list[Removed] = []
         try:
             if filling:
-                await port.wait_for_fills(flights, filling)
+                await port.wait_for_fills(flow.flights, filling)
+                late = [flight.key for flight in filling if not flight.has_landed]
+                if late:  # whatever they still bring to L2 is not believed
+                    flow.distrust(late)
             yield
         finally:
-            flights.unfence(unique, settle)
+            flow.flights.unfence(unique, lambda key, alone: removed.extend(settle(key, alone)))
+            if flow.memory is not None:
+                flow.memory.bury(removed)

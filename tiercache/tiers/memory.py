@@ -17,6 +17,8 @@ deadline, and eight for its place in a generation; an OrderedDict or a linked li
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 import threading
 from bisect import bisect_right
 from collections import deque
@@ -26,6 +28,8 @@ from typing import Any
 
 from tiercache.entry import DEAD, Entry, RemovalCause
 from tiercache.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 GENERATIONS = 64  # resolution of the order: a generation is this share of maxsize
 GENERATION_CAP = 1024  # entries; bounds the time to sort one
@@ -66,6 +70,7 @@ class LRU:
         self.maxsize = maxsize
         self.tick = 0  # advanced by writers; hits copy it to their entry
         self.on_removal: Callable[[Entry, RemovalCause], None] | None = None
+        self.on_clear: Callable[[], None] | None = None  # once everything has been dropped
         self._weigh = _of_key_and_value(weigh)
         self._span = max(1, min(maxsize // GENERATIONS, GENERATION_CAP))
         self._lock = threading.RLock()
@@ -75,7 +80,7 @@ class LRU:
 
     def get(self, key: str) -> Entry | None:
         """Return the entry of a key, whatever its age, without counting a use."""
-        return self._table.get(key)
+        return self.table.get(key)
 
     def touch(self, entry: Entry) -> None:
         """Count a hit of an entry, later than everything before."""
@@ -87,11 +92,22 @@ class LRU:
 
     def put(self, entry: Entry) -> bool:
         """Store an entry in place of its key's old one; say whether it was stored."""
-        weight = 1 if self._weigh is None else self._weigh(entry.key, entry.value)
+        removed = self.place(entry)
+        if removed:
+            self.bury(removed)
+        return self.table.get(entry.key) is entry
+
+    def place(self, entry: Entry) -> list[Removed]:
+        """Do what ``put`` does, and return what left, to be given to ``bury``.
+
+        Values die in ``bury``, and with them may run code of the user: for callers that hold a
+        lock which that code might need.
+        """
+        weight = 1 if self._weigh is None else self._weight_of(entry)
         fits = weight <= self.maxsize
         removed: list[Removed] = []
         with self._lock:
-            old = self._table.get(entry.key)
+            old = self.table.get(entry.key)
             if old is not None:
                 cause = RemovalCause.REPLACED if fits else RemovalCause.OVERSIZE
                 removed.append(self._take(old, cause))
@@ -99,42 +115,46 @@ class LRU:
                 self._insert(entry, weight)
                 while self._weight > self.maxsize:
                     removed.append(self._evict())
-        if removed:
-            self._tell(removed)
-        return fits
+        return removed
 
     def remove(self, key: str, cause: RemovalCause = RemovalCause.INVALIDATED) -> Entry | None:
         """Drop the entry of a key; return it, or None where there was none."""
+        removed = self.displace(key, cause)
+        if not removed:
+            return None
+        self.bury(removed)
+        return removed[0][0]
+
+    def displace(self, key: str, cause: RemovalCause = RemovalCause.INVALIDATED) -> list[Removed]:
+        """Do what ``remove`` does, and return what left, to be given to ``bury``."""
         with self._lock:
-            entry = self._table.get(key)
-            if entry is None:
-                return None
-            removed = self._take(entry, cause)
-        self._tell([removed])
-        return entry
+            entry = self.table.get(key)
+            return [] if entry is None else [self._take(entry, cause)]
 
     def discard(self, entry: Entry, cause: RemovalCause) -> None:
         """Drop this very entry, unless another stands under its key by now."""
         with self._lock:
-            if self._table.get(entry.key) is not entry:
+            if self.table.get(entry.key) is not entry:
                 return
             removed = self._take(entry, cause)
-        self._tell([removed])
+        self.bury([removed])
 
     def clear(self) -> None:
         """Drop every entry, in O(1) but for freeing the memory."""
         with self._lock:
-            table = self._table
+            table = self.table
             self._retired_hits += sum(map(_hits, table.values()))
             self._removals[RemovalCause.INVALIDATED] += len(table)
             self._reset()
+        if self.on_clear is not None:
+            self.on_clear()
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys held now."""
-        return iter(list(self._table))
+        return iter(list(self.table))
 
     def __contains__(self, key: str) -> bool:
-        return key in self._table
+        return key in self.table
 
     def after_fork(self) -> None:
         """Take a new lock in a forked child; drop everything if the fork broke into a change."""
@@ -144,10 +164,10 @@ class LRU:
             self._reset()
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.table)
 
     @property
-    def weight(self) -> int:
+    def weight(self) -> float:
         """Weight of all entries: their number, where there is no ``weigh``."""
         return self._weight
 
@@ -155,7 +175,7 @@ class LRU:
     def hits(self) -> int:
         """Hits so far, of present and past entries; O(n)."""
         with self._lock:
-            return self._retired_hits + sum(map(_hits, self._table.values()))
+            return self._retired_hits + sum(map(_hits, self.table.values()))
 
     @property
     def removals(self) -> dict[str, int]:
@@ -166,21 +186,21 @@ class LRU:
     # Below, the lock is held.
 
     def _reset(self) -> None:
-        self._table: dict[str, Entry] = {}
-        self._weights: dict[str, int] = {}  # only with weigh=
-        self._weight = 0
+        self.table: dict[str, Entry] = {}  # read without the lock; written under it
+        self._weights: dict[str, float] = {}  # only with weigh=
+        self._weight: float = 0
         self._generations: deque[_Generation] = deque([_Generation(self.tick)])
         self._oldest = _Generation(self.tick)  # that is being evicted from: sorted, or empty
         self._oldest_end = self.tick
         self._dead_places = 0
 
-    def _insert(self, entry: Entry, weight: int) -> None:
+    def _insert(self, entry: Entry, weight: float) -> None:
         newest = self._generations[-1]
         if len(newest.places) >= self._span:
             newest = self._begin_generation()
         entry.used = self.tick
         newest.places.append(entry)
-        self._table[entry.key] = entry
+        self.table[entry.key] = entry
         self._weight += weight
         if self._weigh is not None:
             self._weights[entry.key] = weight
@@ -200,7 +220,7 @@ class LRU:
     def _evict(self) -> Removed:
         """Remove the least recently used entry, and its place."""
         while True:
-            places, end, table = self._oldest.places, self._oldest_end, self._table
+            places, end, table = self._oldest.places, self._oldest_end, self.table
             while places:
                 entry = places.popleft()
                 if table.get(entry.key) is not entry:
@@ -213,7 +233,8 @@ class LRU:
             self._open_next_generation()
 
     def _drop(self, entry: Entry, cause: RemovalCause) -> None:
-        del self._table[entry.key]
+        entry.fresh_until = DEAD
+        del self.table[entry.key]
         self._weight -= 1 if self._weigh is None else self._weights.pop(entry.key)
         self._removals[cause] += 1
         self._retired_hits += entry.hits
@@ -236,7 +257,7 @@ class LRU:
 
     def _leave_dead_place(self) -> None:
         self._dead_places += 1
-        if self._dead_places > len(self._table) + DEAD_ALLOWANCE:
+        if self._dead_places > len(self.table) + DEAD_ALLOWANCE:
             for generation in (self._oldest, *self._generations):
                 generation.places = deque(filter(self._stands, generation.places))
             newest = self._generations[-1]
@@ -244,16 +265,27 @@ class LRU:
             self._dead_places = 0
 
     def _stands(self, entry: Entry) -> bool:
-        return self._table.get(entry.key) is entry
+        return self.table.get(entry.key) is entry
 
     # Below, it is not.
 
-    def _tell(self, removed: list[Removed]) -> None:
+    def bury(self, removed: list[Removed]) -> None:
+        """Tell of entries that left, and let go of their values."""
         for entry, cause in removed:
-            entry.fresh_until = DEAD
             if self.on_removal is not None:
                 self.on_removal(entry, cause)
             entry.value = None  # after the deadline: a hit reads the value before it looks at it
+
+    def _weight_of(self, entry: Entry) -> float:
+        """Return an entry's weight; where ``weigh`` fails, too much to be stored."""
+        assert self._weigh is not None
+        try:
+            weight: float = self._weigh(entry.key, entry.value)
+            fits = weight >= 0
+        except Exception:
+            log.exception("weigh failed; the value is not kept in L1")
+            return math.inf
+        return weight if fits else math.inf
 
 
 def _of_key_and_value(weigh: Callable[..., int] | None) -> Callable[[str, Any], int] | None:
