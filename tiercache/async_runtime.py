@@ -101,8 +101,7 @@ class AsyncPort:
     async def follow(self, flights: Flights, flight: Flight) -> None:
         loop = asyncio.get_running_loop()
         landed = loop.create_future()
-        wake = partial(_wake, loop, landed)
-        if not flights.on_landing(flight, wake):
+        if not _join_crowd(flights, flight, loop, landed):
             return
         overdue = None
         if flight.loop is not loop:  # that loop may stop running without a word
@@ -111,7 +110,6 @@ class AsyncPort:
         try:
             await landed
         except BaseException:
-            flights.forget(flight, wake)
             flights.leave(flight)
             raise
         finally:
@@ -135,8 +133,7 @@ class AsyncPort:
         loop = asyncio.get_running_loop()
         for flight in filling:
             landed = loop.create_future()
-            wake = partial(_wake, loop, landed)
-            if flights.on_landing(flight, wake):
+            if _join_crowd(flights, flight, loop, landed):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(landed, FILL_SECONDS)
 
@@ -161,12 +158,42 @@ class AsyncPort:
         return store.aclear(namespace)
 
 
-def _wake(loop: asyncio.AbstractEventLoop, landed: asyncio.Future[None]) -> None:
+def _join_crowd(
+    flights: Flights,
+    flight: Flight,
+    loop: asyncio.AbstractEventLoop,
+    landed: asyncio.Future[None],
+) -> bool:
+    """Have a future resolved when a flight lands; False if it has landed already.
+
+    A loop's futures are resolved together: from another thread that takes one call, not a
+    thousand. A future whose task was cancelled stays among them and is passed over.
+    """
+    with flights.lock:
+        if flight.has_landed:
+            return False
+        if flight.crowds is None:
+            flight.crowds = {}
+        crowd = flight.crowds.get(loop)
+        if crowd is None:
+            crowd = flight.crowds[loop] = []
+            flights.on_landing(flight, partial(_wake, loop, crowd))
+        crowd.append(landed)
+        return True
+
+
+def _wake(loop: asyncio.AbstractEventLoop, crowd: list[asyncio.Future[None]]) -> None:
     if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the documented way not to raise
-        _resolve(landed)
+        _resolve_all(crowd)
     else:
         with suppress(RuntimeError):  # that loop is closed, and its callers with it
-            loop.call_soon_threadsafe(_resolve, landed)
+            loop.call_soon_threadsafe(_resolve_all, crowd)
+
+
+def _resolve_all(crowd: list[asyncio.Future[None]]) -> None:
+    for landed in crowd:
+        if not landed.done():
+            landed.set_result(None)
 
 
 def _resolve(landed: asyncio.Future[None]) -> None:

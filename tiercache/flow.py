@@ -169,6 +169,8 @@ class Flow:
                     if port.leads_inline:
                         self.flights.fail(flight, error)
                     raise
+            elif not _loading.get():
+                await port.follow(self.flights, flight)
             elif not await self.follow(port, flight):
                 return await self.run_directly(port, flight, spec, args, kwargs or {})
             if flight.has_landed and not flight.must_retry:

@@ -49,6 +49,7 @@ class Flight:
     __slots__ = (
         "awaits",
         "cancel",
+        "crowds",
         "deadline",
         "deck",
         "error",
@@ -75,6 +76,8 @@ class Flight:
         self.loop = loop  # that carries it; None for a blocking one
         self.passengers = 1  # callers that want its result; guarded by Flights.lock
         self.waiters: list[Callable[[], None]] | None = None  # guarded by Flights.lock
+        # Futures of followers, by their event loop; guarded by Flights.lock
+        self.crowds: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
         self.cancel: Callable[[], None] | None = None  # ends its task
         self.replaces = False  # a refresh: what it brings takes an older value's place
         self.skips_store = False  # it has seen L2 fail, and does not wait for it again

@@ -15,11 +15,11 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from tiercache.errors import ConfigurationError, StoreError
 from tiercache.tiers import _redis_wire as wire
@@ -82,6 +82,8 @@ class Redis:
         self._lock = threading.Lock()
         self._blocking: BlockingLink | None = None  # guarded by _lock
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopLink] = WeakKeyDictionary()
+        # The link used last, which is nearly always the next one, too; a look-up costs 1 us.
+        self._latest: tuple[Callable[[], object], _LoopLink | None] = _NO_LATEST
         self._threads = MergedThreads(self._fetch, self.timeout)
 
     def _leave_to_parent(self) -> None:
@@ -287,7 +289,12 @@ class Redis:
 
     def _loop_link(self) -> _LoopLink:
         loop = asyncio.get_running_loop()
-        return self._links.get(loop) or self._open_loop(loop)
+        latest, link = self._latest
+        if latest() is loop and link is not None:
+            return link
+        link = self._links.get(loop) or self._open_loop(loop)
+        self._latest = ref(loop), link
+        return link
 
     def _open_loop(self, loop: asyncio.AbstractEventLoop) -> _LoopLink:
         from tiercache.tiers._redis_async import AsyncLink
@@ -306,6 +313,7 @@ class Redis:
             blocking, self._blocking = self._blocking, None
             links = dict(self._links)
             self._links.clear()
+            self._latest = _NO_LATEST
         if blocking is not None:
             blocking.close()
         for loop, opened in links.items():
@@ -315,6 +323,7 @@ class Redis:
         """Close this loop's connections, then all others as close does."""
         with self._lock:
             opened = self._links.pop(asyncio.get_running_loop(), None)
+            self._latest = _NO_LATEST
         if opened is not None:
             await opened.link.aclose()
         self.close()
@@ -325,6 +334,9 @@ class _LoopLink(NamedTuple):
 
     link: AsyncLink
     tasks: MergedTasks[Stored]
+
+
+_NO_LATEST: tuple[Callable[[], object], _LoopLink | None] = (lambda: None, None)
 
 
 def _check_options(timeout: float, prefix: str, max_connections: int) -> None:
