@@ -80,9 +80,9 @@ class Cached(ABC):
         self.function = function
         self.options = options
         ignore = frozenset([options.ignore] if isinstance(options.ignore, str) else options.ignore)
-        prefix, named_everywhere = cache.name_of(function, ignore)
+        is_template = isinstance(options.key, str)
+        prefix, self.uses_store = (None, True) if is_template else cache.name_of(function, ignore)
         self.maker = KeyMaker(function, options.key, ignore=ignore, prefix=prefix)
-        self.uses_store = named_everywhere or isinstance(options.key, str)
         self.batch = _checked_batch(options.batch, function)
         self.counters = Counters()
         self._annotation = _return_annotation(function)

@@ -459,7 +459,7 @@ def test_a_closure_does_not_inherit_from_one_that_is_gone(cache: Cache) -> None:
     assert make({1: "tenant B"})(1) == "tenant B"
 
 
-def test_numbered_names_stay_out_of_l2(make_cache: Callable[..., Cache]) -> None:
+def test_numbered_names_stay_out_of_l2(make_cache: Callable[..., Cache], caplog: Any) -> None:
     """The second closure of one name is kept in L1 only: its number means nothing elsewhere."""
     store = FaultyStore(DictStore())
     cache = make_cache(l2=store)
@@ -472,11 +472,28 @@ def test_numbered_names_stay_out_of_l2(make_cache: Callable[..., Cache]) -> None
         return get
 
     first, second = make({1: "A"}), make({1: "B"})
+    assert "give it a key=" in caplog.text
     assert first(1) == "A"
     calls = store.calls.total()
     assert second(1) == second(1) == "B"
     assert second.many([1]) == {1: "B"}
     assert store.calls.total() == calls
+
+
+def test_templates_need_no_name(make_cache: Callable[..., Cache], caplog: Any) -> None:
+    """Closures with a template share it, as their author asked: no number, no warning."""
+    cache = make_cache(l2=DictStore())
+
+    def make(rows: dict[int, str]) -> Any:
+        @cache.cached("row:{x}")
+        def get(x: int) -> str:
+            return rows[x]
+
+        return get
+
+    first, second = make({1: "A"}), make({1: "B"})
+    assert first(1) == second(1) == "A"
+    assert not caplog.records
 
 
 def test_decorating_while_clearing(cache: Cache) -> None:
