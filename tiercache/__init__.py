@@ -26,9 +26,9 @@ from .errors import (
     StoreTimeout,
     UncacheableArguments,
 )
-from .flow import MISS, Miss, UncacheableValueWarning
 from .functions import AsyncCachedFunction, CachedFunction
 from .plugin import Event, Load, Plugin
+from .spec import MISS, Miss, UncacheableValueWarning
 from .stats import CacheInfo, LoadSeconds, Stats
 from .tiers.memory import LRU
 from .tiers.store import Store, Stored

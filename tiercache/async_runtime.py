@@ -18,7 +18,7 @@ from .runtime import CONCURRENT_LOADS, FILL_SECONDS
 from .singleflight import Deck, Flight, Flights
 
 if TYPE_CHECKING:
-    from .flow import Spec
+    from .spec import Spec
     from .tiers.store import Store, Stored
 
 

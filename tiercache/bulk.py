@@ -13,9 +13,10 @@ from time import perf_counter
 from typing import Any
 
 from .entry import Entry
-from .flow import MISS, Flow, Spec, loading
+from .flow import Flow, loading
 from .runtime import CONCURRENT_LOADS, BoxedStop, Port
 from .singleflight import Flight
+from .spec import MISS, Spec
 
 #: Loads items together; None to load them one by one, concurrently.
 Batch = Callable[[list[Any]], Any] | None
@@ -127,7 +128,7 @@ class _Journey:
             for key in self.missing:
                 flight, leads = flow.flights.board(key, deck, spec.flight_seconds * rounds, loop)
                 if leads:
-                    flight.skips_store = flow.store_is_down
+                    flight.skips_store = flow.l2 is not None and flow.l2.is_down
                 (led if leads else followed).append(flight)
         return led, followed
 
@@ -241,8 +242,8 @@ class _Journey:
             payload = flow.encode_for_store(spec, flight, value, *verdict)
             if payload is not None:
                 payloads.append(payload)
-        if payloads:
-            await flow.write_store(self.port, payloads)
+        if payloads and flow.l2 is not None:
+            await flow.l2.write(self.port, payloads)
         for flight, value, ttl, tags in kept:
             flow.put(flight, value, ttl, tags)
         for flight, value in zip(flights, values, strict=True):

@@ -14,13 +14,14 @@ from .clock import as_clock, coarse_clock
 from .codec import Codec
 from .decorators import Cached, Options, decorate
 from .errors import CacheError, ConfigurationError, LoadErrors, UncacheableArguments
-from .flow import MISS, Flow, Spec
+from .flow import Flow
 from .keys import Key
 from .naming import Names
 from .options import Tags, copier, same_kind, tag_options, takes_many, ttl_options
 from .plugin import Hooks
 from .registry import live_caches
 from .runtime import BlockingPort, run
+from .spec import MISS, Spec
 from .stats import Counters, Stats
 from .tiers.memory import LRU
 from .tiers.store import Store

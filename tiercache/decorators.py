@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from .bulk import Batch, Want, read_many
 from .errors import ConfigurationError, LoadErrors, UncacheableArguments
-from .flow import MISS, Spec
 from .hit import Shortcuts, make_wrapper
 from .keys import Key, KeyMaker
 from .options import (
@@ -27,6 +26,7 @@ from .options import (
     ttl_options,
 )
 from .runtime import run
+from .spec import MISS, Spec
 from .stats import CacheInfo, Counters
 from .ttl import TTL, Duration, optional_seconds
 

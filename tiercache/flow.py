@@ -11,76 +11,29 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from time import perf_counter
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from .clock import Clock, CoarseClock
 from .entry import Entry, RememberedError, RemovalCause, TaggedEntry, is_error, make_entry
 from .errors import ConfigurationError, DecodeError, EncodeError
+from .l2 import L2
 from .plugin import Event, Hooks, Load
-from .runtime import FILL_SECONDS, BoxedStop, Port
+from .runtime import BoxedStop, Port
 from .singleflight import Flight, Flights, Source
+from .spec import MISS, Spec, UncacheableValueWarning
 from .stats import Counters, LoadTimes
 from .ttl import jittered
 
 if TYPE_CHECKING:
-    from .codec import Codec, Schema
+    from .codec import Codec
     from .tiers.memory import LRU
     from .tiers.store import Store, Stored
 
 log = logging.getLogger(__name__)
-
-DISTRUSTED_KEYS = 10_000  # whose invalidation did not reach L2; past that, all are
-
-
-class Miss:
-    """The type of ``MISS``, which tells a cached None from no value at all."""
-
-    def __repr__(self) -> str:
-        return "MISS"
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __reduce__(self) -> str:
-        return "MISS"
-
-
-MISS: Final = Miss()
-
-
-class UncacheableValueWarning(UserWarning):
-    """A function returned a value that L2 cannot hold."""
-
-
-@dataclass(slots=True)
-class Spec:
-    """How the values of one function, or of one cache-aside call, are loaded and kept."""
-
-    name: str
-    counters: Counters
-    load_seconds: float  # a load may hold its key no longer
-    ttl: float | None = None  # seconds; None: no expiry
-    ttl_of: Callable[[Any], float | None] | None = None  # from the value; <= 0: not stored
-    tags: tuple[str, ...] = ()
-    tags_of: Callable[[Any], tuple[str, ...]] | None = None  # from the value
-    function: Callable[..., Any] | None = None  # None: only look
-    uses_store: bool = True  # whether L2 may hold its values
-    schema: Schema | None = None
-    when: Callable[[Any], bool] | None = None
-    negative_ttl: float | None = None
-    negative_errors: tuple[type[Exception], ...] = ()
-    timeout: float | None = None
-    on_hit: Callable[[tuple[Any, ...], Entry], None] | None = None  # of a batch, in L1
-    has_warned: bool = False
-    flight_seconds: float = field(init=False)  # until its load begins: L2 has its own limits
-
-    def __post_init__(self) -> None:
-        self.flight_seconds = self.load_seconds + FILL_SECONDS
 
 
 #: How a value is kept: its TTL in seconds, None for no expiry, and its tags.
@@ -120,9 +73,8 @@ class Flow:
         counters: Counters,
     ) -> None:
         self.name = name
-        self._prefix = f"{name}:"  # of this cache's keys in L2
         self.memory = memory
-        self.store = store
+        self.l2 = None if store is None else L2(name, store, hooks, counters)
         self.codec = codec
         self.clock = clock
         self.jitter = jitter
@@ -131,14 +83,12 @@ class Flow:
         self.time = time.monotonic if isinstance(clock, CoarseClock) else clock
         self.load_times = LoadTimes()  # of all functions together
         self.flights = Flights()
-        self._distrusts = 0  # invalidations that L2 did not take so far; guarded by flights.lock
-        self._distrusted: dict[str, int] = {}  # keys of these, and which; guarded by flights.lock
-        self._distrusts_all = 0  # that of the whole cache, if any; guarded by flights.lock
-        self._store_is_down = False  # as far as the log has said
 
     def after_fork(self) -> None:
         """Forget the parent's flights in a forked child."""
         self.flights = Flights()
+        if self.l2 is not None:
+            self.l2.after_fork()
 
     # Reading
 
@@ -181,11 +131,11 @@ class Flow:
         """Bring a flight what is there already, else load."""
         try:
             value = self.look_nearby(flight)
-            if value is MISS and self.store is not None and spec.uses_store:
-                stored = await self.read_store(port, flight.key)
+            if value is MISS and self.l2 is not None and spec.uses_store:
+                stored = await self.l2.read(port, flight.key)
                 if stored is not None:
                     value = self.promote(flight, spec, stored)
-                flight.skips_store = self._store_is_down
+                flight.skips_store = self.l2.is_down
         except Exception as error:
             self.flights.fail(flight, error)
             return
@@ -203,11 +153,11 @@ class Flow:
 
     async def look(self, port: Port, spec: Spec, key: str) -> Any:
         """Return the value that L2 has for a key, or MISS, and keep it in L1."""
-        if self.store is None:
+        if self.l2 is None:
             spec.counters.misses += 1
             return MISS
         era = self.flights.era
-        stored = await self.read_store(port, key)
+        stored = await self.l2.read(port, key)
         if stored is None:
             spec.counters.misses += 1
             return MISS
@@ -215,11 +165,11 @@ class Flow:
 
     async def look_many(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values that L2 has, by key, in one round trip, and keep them in L1."""
-        if self.store is None or not spec.uses_store:
+        if self.l2 is None or not spec.uses_store:
             spec.counters.misses += len(keys)
             return {}
         era = self.flights.era
-        return self._keep_found(spec, era, keys, await self.read_store_many(port, keys))
+        return self._keep_found(spec, era, keys, await self.l2.read_many(port, keys))
 
     def _keep_found(
         self, spec: Spec, era: int, keys: Sequence[str], found: Sequence[Stored | None]
@@ -369,9 +319,9 @@ class Flow:
         found = self.usable(key)
         if found is not None:
             return found[1]
-        if self.store is None or not spec.uses_store:
+        if self.l2 is None or not spec.uses_store:
             return MISS
-        stored = await self.read_store(port, key)
+        stored = await self.l2.read(port, key)
         return MISS if stored is None else self.readable(spec, key, stored)[0]
 
     # Loading
@@ -407,7 +357,9 @@ class Flow:
             self.tell("loaded", flight.key, seconds=seconds)
         life = self.judge(spec, flight.key, value, seconds)
         if life is not None:
-            in_store = self.store is None or await self._fill_store(port, spec, flight, value, life)
+            in_store = self.l2 is None or await self._fill_store(
+                port, self.l2, spec, flight, value, life
+            )
             self.put(flight, value, *life)
             if in_store:
                 return value
@@ -416,15 +368,15 @@ class Flow:
         return value
 
     async def _fill_store(
-        self, port: Port, spec: Spec, flight: Flight, value: Any, life: Life
+        self, port: Port, l2: L2, spec: Spec, flight: Flight, value: Any, life: Life
     ) -> bool:
         """Write a loaded value to L2; say whether it stands there now."""
         payload = self.encode_for_store(spec, flight, value, *life)
         if payload is None:
             return False
-        written = await self.write_store(port, [payload])
+        written = await l2.write(port, [payload])
         if not self.flights.is_current(flight):
-            self.distrust([flight.key])  # a write has given up waiting for this fill
+            l2.distrust([flight.key])  # a write has given up waiting for this fill
         return written
 
     async def _withdraw(self, port: Port, flight: Flight, *, from_memory: bool) -> None:
@@ -435,8 +387,8 @@ class Flow:
                     self.memory.displace(flight.key) if self.flights.is_current(flight) else []
                 )
             self.memory.bury(removed)
-        if self.store is not None:
-            await self.delete_store(port, [flight.key])
+        if self.l2 is not None:
+            await self.l2.delete(port, [flight.key])
 
     async def _call_around(
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
@@ -490,7 +442,7 @@ class Flow:
         self, spec: Spec, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]
     ) -> tuple[str, bytes, float | None] | None:
         """Return what to write to L2 for a flight, which now may write; None for nothing."""
-        if self.store is None or flight.skips_store or not spec.uses_store:
+        if self.l2 is None or flight.skips_store or not spec.uses_store:
             return None
         payload = self.encode(spec, flight.key, value, tags)
         if payload is None or not self.flights.begin_fill(flight):
@@ -527,147 +479,6 @@ class Flow:
                     f"{spec.name}: kept in L1 only: {error}", UncacheableValueWarning, stacklevel=2
                 )
             return None
-
-    # L2: its trouble is counted and logged, and is never the caller's.
-
-    async def read_store(self, port: Port, key: str) -> Stored | None:
-        """Return what L2 holds for a key; None also where it cannot say."""
-        assert self.store is not None
-        try:
-            if (self._distrusted or self._distrusts_all) and self.distrusts(key):
-                await self._repair(port, [key])
-            stored = await port.read(self.store, self._prefix + key)
-        except Exception as error:
-            self.store_failed("read", error, key)
-            return None
-        if self._store_is_down:
-            self._store_answered()
-        return stored
-
-    async def read_store_many(self, port: Port, keys: Sequence[str]) -> Sequence[Stored | None]:
-        """Return what L2 holds for each key, in one round trip."""
-        assert self.store is not None
-        try:
-            if self._distrusted or self._distrusts_all:
-                suspects = [key for key in keys if self.distrusts(key)]
-                if suspects:
-                    await self._repair(port, suspects)
-            found = await port.read_many(self.store, [self._prefix + key for key in keys])
-        except Exception as error:
-            self.store_failed("read_many", error, keys[0])
-            return [None] * len(keys)
-        if self._store_is_down:
-            self._store_answered()
-        return found
-
-    async def write_store(
-        self, port: Port, items: Sequence[tuple[str, bytes, float | None]]
-    ) -> bool:
-        """Write payloads to L2; say whether it took them."""
-        assert self.store is not None
-        named = [(self._prefix + key, payload, ttl) for key, payload, ttl in items]
-        since = self._distrusts
-        try:
-            if len(named) == 1:
-                await port.write(self.store, *named[0])
-            else:
-                await port.write_many(self.store, named)
-        except Exception as error:
-            self.store_failed("write", error, items[0][0])
-            return False
-        self._trust([key for key, _, _ in items], since)
-        self._store_answered()
-        return True
-
-    async def delete_store(self, port: Port, keys: Sequence[str]) -> int:
-        """Delete keys from L2; what cannot be deleted now is not believed until it is."""
-        assert self.store is not None
-        since = self._distrusts
-        try:
-            count = await port.delete(self.store, [self._prefix + key for key in keys])
-        except Exception as error:
-            self.distrust(keys)
-            self.store_failed("delete", error, keys[0])
-            return 0
-        except BaseException:
-            self.distrust(keys)
-            raise
-        self._trust(keys, since)
-        self._store_answered()
-        return count
-
-    async def clear_store(self, port: Port, prefix: str) -> None:
-        """Delete every key of L2 that begins with a prefix."""
-        assert self.store is not None
-        try:
-            await port.clear(self.store, self._prefix + prefix)
-        except Exception as error:
-            self._distrust_all()
-            self.store_failed("clear", error, prefix)
-        except BaseException:
-            self._distrust_all()
-            raise
-
-    async def _repair(self, port: Port, keys: Sequence[str]) -> None:
-        """Do in L2 what could not be done when it was due. Raises what the store raises."""
-        assert self.store is not None
-        since = self._distrusts  # what is distrusted while this is under way stays so
-        if self._distrusts_all:
-            await port.clear(self.store, self._prefix)
-            with self.flights.lock:
-                if self._distrusts_all <= since:
-                    self._distrusts_all = 0
-            return
-        await port.delete(self.store, [self._prefix + key for key in keys])
-        self._trust(keys, since)
-
-    def distrusts(self, key: str) -> bool:
-        """Whether L2 may hold a value of the key that was invalidated."""
-        return bool(self._distrusts_all) or key in self._distrusted
-
-    def distrust(self, keys: Sequence[str]) -> None:
-        """Remember that L2 may hold values of keys that were invalidated."""
-        with self.flights.lock:
-            self._distrusts += 1
-            self._distrusted.update(dict.fromkeys(keys, self._distrusts))
-            if len(self._distrusted) > DISTRUSTED_KEYS:
-                self._distrust_all()
-
-    def _distrust_all(self) -> None:
-        with self.flights.lock:
-            self._distrusts += 1
-            self._distrusts_all = self._distrusts
-            self._distrusted.clear()
-
-    def _trust(self, keys: Sequence[str], since: int) -> None:
-        """Believe L2 again for keys that were distrusted up to a moment."""
-        if self._distrusted:
-            with self.flights.lock:
-                for key in keys:
-                    if self._distrusted.get(key, since + 1) <= since:
-                        del self._distrusted[key]
-
-    @property
-    def store_is_down(self) -> bool:
-        """Whether the last operation of L2 failed."""
-        return self._store_is_down
-
-    def store_failed(self, operation: str, error: Exception, key: str) -> None:
-        """Count a failure of L2, and log the first of a row."""
-        self.counters.store_errors += 1
-        self.tell("store_error", key, cause=operation)
-        if not self._store_is_down:
-            self._store_is_down = True
-            log.warning("cache %r goes on without L2: %s failed: %s", self.name, operation, error)
-
-    def _store_answered(self) -> None:
-        if self._store_is_down:
-            self._store_is_down = False
-            log.warning(
-                "cache %r has its L2 back; %d operations failed in all",
-                self.name,
-                self.counters.store_errors,
-            )
 
     # Counting
 

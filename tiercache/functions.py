@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-from .flow import Miss
+from .spec import Miss
 from .stats import CacheInfo
 
 P = ParamSpec("P")

@@ -20,7 +20,7 @@ from .singleflight import Deck, Flight, Flights
 if TYPE_CHECKING:
     import asyncio
 
-    from .flow import Spec
+    from .spec import Spec
     from .tiers.store import Store, Stored
 
 _T = TypeVar("_T")

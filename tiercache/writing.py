@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from .entry import Entry, RemovalCause, make_entry
-from .flow import Flow, Spec
+from .flow import Flow
+from .l2 import L2
 from .runtime import Port
+from .spec import Spec
 from .tiers.memory import Removed
 
 
@@ -35,7 +37,7 @@ class Writing:
                 continue
             ttl, tags = life
             entries[key] = make_entry(key, value, flow.deadline(ttl), tags)
-            uses_store = flow.store is not None and spec.uses_store
+            uses_store = flow.l2 is not None and spec.uses_store
             payload = flow.encode(spec, key, value, tags) if uses_store else None
             if payload is not None:
                 payloads.append((key, payload, ttl))
@@ -45,31 +47,32 @@ class Writing:
         def settle(key: str, alone: bool) -> list[Removed]:
             if flow.memory is None:
                 return []
-            if (alone or flow.store is None) and key in entries and done:
+            if (alone or flow.l2 is None) and key in entries and done:
                 return flow.memory.place(entries[key])
             return flow.memory.displace(key)
 
         done = False
         async with self._fenced(port, list(values), settle):
-            if flow.store is not None:
-                await self._write(port, payloads, unwritable)
+            if flow.l2 is not None:
+                await self._write(port, flow.l2, payloads, unwritable)
             done = True
 
     async def _write(
         self,
         port: Port,
+        l2: L2,
         payloads: Sequence[tuple[str, bytes, float | None]],
         unwritable: Sequence[str],
     ) -> None:
         keys = [key for key, _, _ in payloads]
         try:
-            if payloads and not await self.flow.write_store(port, payloads):
-                self.flow.distrust(keys)  # L2 may still hold what this replaces
+            if payloads and not await l2.write(port, payloads):
+                l2.distrust(keys)  # L2 may still hold what this replaces
         except BaseException:
-            self.flow.distrust(keys)
+            l2.distrust(keys)
             raise
         if unwritable:
-            await self.flow.delete_store(port, unwritable)
+            await l2.delete(port, unwritable)
 
     async def delete(self, port: Port, keys: Sequence[str]) -> int:
         """Remove keys from both tiers; return how many either had."""
@@ -85,8 +88,8 @@ class Writing:
         async with self._fenced(port, keys, settle):
             if memory is not None:  # nobody is served from L1 while L2 is being told
                 memory.bury([gone for key in keys for gone in settle(key, True)])
-            if self.flow.store is not None:
-                in_store = await self.flow.delete_store(port, keys)
+            if self.flow.l2 is not None:
+                in_store = await self.flow.l2.delete(port, keys)
         return max(in_store, len(in_memory))
 
     async def expire(self, port: Port, keys: Sequence[str]) -> None:
@@ -97,8 +100,8 @@ class Writing:
             return [] if memory is None else memory.displace(key, RemovalCause.EXPIRED)
 
         async with self._fenced(port, keys, settle):
-            if self.flow.store is not None:
-                await self.flow.delete_store(port, keys)
+            if self.flow.l2 is not None:
+                await self.flow.l2.delete(port, keys)
 
     async def clear(self, port: Port, prefix: str, forget: Callable[[], None]) -> None:
         """Remove every key that begins with a prefix; ``forget`` does so in this process."""
@@ -107,8 +110,8 @@ class Writing:
         try:
             await port.wait_for_fills(flow.flights, filling)
             forget()
-            if flow.store is not None:
-                await flow.clear_store(port, prefix)
+            if flow.l2 is not None:
+                await flow.l2.clear(port, prefix)
         finally:
             flow.flights.unfence_all(forget)
 
@@ -125,8 +128,8 @@ class Writing:
             if filling:
                 await port.wait_for_fills(flow.flights, filling)
                 late = [flight.key for flight in filling if not flight.has_landed]
-                if late:  # whatever they still bring to L2 is not believed
-                    flow.distrust(late)
+                if late and flow.l2 is not None:  # whatever they still bring to L2 is not believed
+                    flow.l2.distrust(late)
             yield
         finally:
             flow.flights.unfence(unique, lambda key, alone: removed.extend(settle(key, alone)))

@@ -92,14 +92,14 @@ def test_a_failed_delete_during_a_repair(make_cache: Callable[..., Cache]) -> No
     """Making up for one lost invalidation does not forget another that is lost meanwhile."""
     cache = make_cache(l1=None, l2=DictStore())
     cache.set("k", "v1")
-    flow, store = cache.flow, cache.store
-    flow.distrust(["k"])
+    l2, store = cache.flow.l2, cache.store
+    l2.distrust(["k"])
     delete = store.delete
 
     def delete_and_lose_another(keys: Any) -> int:
         count = delete(keys)
         store.write("test:k", cache.codec.encode("k", "v1"), 60)
-        flow.distrust(["k"])
+        l2.distrust(["k"])
         store.delete = delete
         return count
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from tiercache import LRU, MISS, Cache, CacheInfo, SQLite, Stats, cached
-from tiercache.flow import Miss
+from tiercache import LRU, MISS, Cache, CacheInfo, Miss, SQLite, Stats, cached
 
 cache = Cache("typed", l1=LRU(10), l2=SQLite("l2.db"), ttl="1h")
 

@@ -1,0 +1,60 @@
+"""What the read path needs to know of a function, or of a cache-aside call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from .runtime import FILL_SECONDS
+from .stats import Counters
+
+if TYPE_CHECKING:
+    from .codec import Schema
+    from .entry import Entry
+
+
+class Miss:
+    """The type of ``MISS``, which tells a cached None from no value at all."""
+
+    def __repr__(self) -> str:
+        return "MISS"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> str:
+        return "MISS"
+
+
+MISS: Final = Miss()
+
+
+class UncacheableValueWarning(UserWarning):
+    """A function returned a value that L2 cannot hold."""
+
+
+@dataclass(slots=True)
+class Spec:
+    """How the values of one function, or of one cache-aside call, are loaded and kept."""
+
+    name: str
+    counters: Counters
+    load_seconds: float  # a load may hold its key no longer
+    ttl: float | None = None  # seconds; None: no expiry
+    ttl_of: Callable[[Any], float | None] | None = None  # from the value; <= 0: not stored
+    tags: tuple[str, ...] = ()
+    tags_of: Callable[[Any], tuple[str, ...]] | None = None  # from the value
+    function: Callable[..., Any] | None = None  # None: only look
+    uses_store: bool = True  # whether L2 may hold its values
+    schema: Schema | None = None
+    when: Callable[[Any], bool] | None = None
+    negative_ttl: float | None = None
+    negative_errors: tuple[type[Exception], ...] = ()
+    timeout: float | None = None
+    on_hit: Callable[[tuple[Any, ...], Entry], None] | None = None  # of a batch, in L1
+    has_warned: bool = False
+    flight_seconds: float = field(init=False)  # until its load begins: L2 has its own limits
+
+    def __post_init__(self) -> None:
+        self.flight_seconds = self.load_seconds + FILL_SECONDS
