@@ -23,7 +23,7 @@ from .errors import ConfigurationError, DecodeError, EncodeError
 from .l2 import L2
 from .plugin import Event, Hooks, Load
 from .runtime import BoxedStop, Port
-from .singleflight import Flight, Flights, Source
+from .singleflight import Flight, Flights, Source, waits_for_itself
 from .spec import MISS, Spec, UncacheableValueWarning
 from .stats import Counters, LoadTimes
 from .ttl import jittered
@@ -119,7 +119,7 @@ class Flow:
                     if port.leads_inline:
                         self.flights.fail(flight, error)
                     raise
-            elif not _loading.get():
+            elif not _loading.get() and not waits_for_itself(flight):
                 await port.follow(self.flights, flight)
             elif not await self.follow(port, flight):
                 return await self.run_directly(port, flight, spec, args, kwargs or {})
@@ -230,10 +230,7 @@ class Flow:
     async def follow(self, port: Port, flight: Flight) -> bool:
         """Wait for a flight; False where that would be for ever, with the flight left."""
         mine = [outer for outer in _loading.get() if not outer.has_landed]
-        if not mine:
-            await port.follow(self.flights, flight)
-            return True
-        if self.flights.would_deadlock(flight, mine):
+        if waits_for_itself(flight) or self.flights.would_deadlock(flight, mine):
             self.flights.leave(flight)
             return False
         try:

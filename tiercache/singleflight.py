@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import IntEnum
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ class Flight:
         "replaces",
         "skips_store",
         "source",
+        "thread",
         "traceback",
         "value",
         "waiters",
@@ -74,6 +76,7 @@ class Flight:
         self.deck = deck
         self.deadline = time.monotonic() + seconds  # then it no longer holds the key
         self.loop = loop  # that carries it; None for a blocking one
+        self.thread = get_ident()  # that boarded first; a blocking flight ends with it only
         self.passengers = 1  # callers that want its result; guarded by Flights.lock
         self.waiters: list[Callable[[], None]] | None = None  # guarded by Flights.lock
         # Futures of followers, by their event loop; guarded by Flights.lock
@@ -335,6 +338,11 @@ class Flights:
     def _detach_all(self) -> None:
         for deck in self._decks:
             deck.clear()
+
+
+def waits_for_itself(flight: Flight) -> bool:
+    """Whether the flight's leader is this very thread, in a finalizer or a signal handler."""
+    return flight.deck is Deck.BLOCKING and flight.thread == get_ident()
 
 
 def _is_stranded(flight: Flight) -> bool:
