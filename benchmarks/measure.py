@@ -107,6 +107,8 @@ def constant(value: float, baseline: float) -> Measured:
 
 def _calibrate(sample: Sample, seconds: float) -> int:
     """Find how many calls take about that long; warms the subject up as well."""
+    for _ in range(3):  # what happens once (an import, a thread) is not what calls take
+        _without_gc(sample, 10)
     calls = 1
     while (took := _without_gc(sample, calls)) < seconds / 2 and calls < MAX_CALLS:
         calls *= 2

@@ -5,7 +5,7 @@
 
 A clock that stands still would serve expired entries for ever, so ``now`` is finite only while
 the thread runs: it *parks* once a second by setting ``now`` to infinity. Nothing is fresh at
-infinity; the next read takes the slow path, reads the true time and wakes the thread. An idle
+infinity; the next read takes the slow path, sets the true time and wakes the thread. An idle
 process therefore has no wake-ups, and a forked child, where the thread is gone, heals itself.
 
 An entry may so be served for up to TICK plus one switch of the interpreter's lock after its
@@ -49,64 +49,83 @@ class CoarseClock:
     """The process's clock: ``time.monotonic()``, kept in ``now`` by a thread while it is needed."""
 
     def __init__(self) -> None:
-        self.now = inf  # written by the running thread only, which leaves inf behind
-        self._lock = threading.Lock()
-        self._wanted = threading.Event()
-        self._thread: threading.Thread | None = None  # guarded by _lock
-        self._stopping = False  # guarded by _lock
+        self.now = inf  # finite only while a ticker runs, or has been told to
+        self._lock = threading.RLock()
+        self._ticker: _Ticker | None = None  # guarded by _lock
 
     def __call__(self) -> float:
         return time.monotonic()
 
     def awaken(self) -> None:
-        """Start the thread, or wake it where it is parked."""
-        if self._wanted.is_set():
-            return
-        self._wanted.set()
-        if self._thread is None:
-            self._start()
+        """Start the ticker, or wake it where it is parked; ``now`` is right at once."""
+        with self._lock:
+            if self._ticker is None:
+                self._ticker = _Ticker(self)
+                self._ticker.start()
+            self.now = time.monotonic()
+            self._ticker.unpark()
+
+    def park(self, ticker: _Ticker) -> bool:
+        """Have nothing served from now on, as a ticker is about to stand still.
+
+        False if it has been stopped, and another may run.
+        """
+        with self._lock:
+            if self._ticker is not ticker:
+                return False
+            self.now = inf
+            ticker.is_parked = True
+            return True
 
     def stop(self) -> None:
-        """End the thread; the next read that needs it starts another."""
+        """End the ticker; the next read that needs it starts another."""
         with self._lock:
-            thread, self._thread = self._thread, None
-            if thread is None:
+            ticker, self._ticker = self._ticker, None
+            if ticker is None:
                 return
-            self._stopping = True
-            self._wanted.set()
-            thread.join()
-            self._stopping = False
-            self._wanted.clear()
+            ticker.is_stopped = True
+            ticker.unpark()
+        ticker.join()
+        with self._lock:
+            if self._ticker is None:
+                self.now = inf
 
     def after_fork(self) -> None:
-        """Forget the parent's thread and whatever it held."""
+        """Forget the parent's ticker and whatever it held."""
         self.__init__()  # type: ignore[misc]
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="tiercache-clock", daemon=True)
-                thread.start()
-                self._thread = thread
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping:
-                self._wanted.wait()
-                self._advance_for_a_while()
-        finally:
-            self.now = inf
+class _Ticker(threading.Thread):
+    """Advances a clock; parks every second, and goes on when it is told to.
 
-    def _advance_for_a_while(self) -> None:
-        for _ in range(TICKS_UNTIL_PARKED):
-            if self._stopping:
-                return
-            self.now = time.monotonic()
-            time.sleep(TICK)
-        self.now = inf
-        # Cleared after parking: a reader that saw infinity and set it in between is only
-        # overlooked until the next read, which sees infinity again.
-        self._wanted.clear()
+    Where it would stand still it has set ``now`` to infinity under the clock's lock, under which
+    it is also told to go on: so ``now`` is never finite while nobody advances it.
+    """
+
+    def __init__(self, clock: CoarseClock) -> None:
+        super().__init__(name="tiercache-clock", daemon=True)
+        self.is_parked = False  # guarded by the clock's lock
+        self.is_stopped = False
+        self._clock = clock
+        # A bare lock, not an Event: a signal handler may interrupt its own thread in here.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def unpark(self) -> None:
+        """Go on; the clock's lock is held."""
+        if self.is_parked:
+            self.is_parked = False
+            self._gate.release()
+
+    def run(self) -> None:
+        while not self.is_stopped:
+            for _ in range(TICKS_UNTIL_PARKED):
+                if self.is_stopped:
+                    return
+                self._clock.now = time.monotonic()
+                time.sleep(TICK)
+            if self._clock.park(self):
+                self._gate.acquire()  # released once for each time it was parked
 
 
 class PreciseClock:

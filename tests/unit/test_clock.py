@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from math import inf
@@ -77,6 +78,48 @@ def test_awaken_and_stop_from_many_threads() -> None:
     for thread in threads:
         thread.join()
     awake(clock)
+    clock.stop()
+
+
+def test_what_wakes_the_clock_sets_it() -> None:
+    """The hit after the one that woke the clock finds the time, whether the thread ran or not."""
+    clock = CoarseClock()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5.0)  # the thread gets no turn
+    try:
+        for _ in range(5):
+            clock.awaken()
+            assert 0 <= time.monotonic() - clock.now < 1
+    finally:
+        sys.setswitchinterval(interval)
+    clock.stop()
+    assert clock.now == inf
+
+
+def test_parking_and_waking_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However parking and waking meet, the clock never stands at a finite time."""
+    monkeypatch.setattr("tiercache.clock.TICKS_UNTIL_PARKED", 1)
+    monkeypatch.setattr("tiercache.clock.TICK", 0.0)
+    clock = CoarseClock()
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            clock.awaken()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    done.set()
+    for thread in threads:
+        thread.join()
+    deadline = time.monotonic() + 5
+    while clock.now != inf:
+        assert time.monotonic() < deadline
+    ticker = clock._ticker
+    assert ticker is not None
+    assert ticker.is_alive()
     clock.stop()
 
 
