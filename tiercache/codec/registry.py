@@ -72,19 +72,22 @@ class Registry:
         return name in self._newest
 
     def _add(self, cls: type, spec: ClassSpec) -> Writer:
-        if spec.name in self._newest:
-            self._forget(*self._newest[spec.name])
+        """Register a class; nothing that it and its forerunner share is ever missing meanwhile."""
+        forerunner = self._newest.get(spec.name)
         self._newest[spec.name] = cls, spec
         self.shapes.update(spec.shapes)
         self._members.update(spec.members)
         writer = self.writers[cls] = spec.write, spec.name if spec.shapes else None
+        if forerunner is not None:
+            self._forget(*forerunner, cls, spec)
         return writer
 
-    def _forget(self, cls: type, spec: ClassSpec) -> None:
-        self.writers.pop(cls, None)
-        for data in spec.shapes:
+    def _forget(self, cls: type, spec: ClassSpec, heir: type, kept: ClassSpec) -> None:
+        if cls is not heir:
+            self.writers.pop(cls, None)
+        for data in spec.shapes.keys() - kept.shapes.keys():
             self.shapes.pop(data, None)
-        for ident in spec.members:
+        for ident in spec.members.keys() - kept.members.keys():
             self._members.pop(ident, None)
 
 
