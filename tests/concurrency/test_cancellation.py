@@ -6,11 +6,11 @@ import asyncio
 import contextvars
 import random
 import threading
-import time
 from typing import Any
 
 import pytest
 
+from tests.waiting import until
 from tiercache import Cache
 
 
@@ -188,8 +188,7 @@ def test_keyboard_interrupt_of_the_leader(cache: Cache) -> None:
     followers = [threading.Thread(target=lambda: outcomes.append(f(1))) for _ in range(5)]
     for thread in followers:
         thread.start()
-    while sum(flight.passengers for flight in cache.flow.flights.under_way()) < 6:
-        time.sleep(0.001)
+    until(lambda: sum(flight.passengers for flight in cache.flow.flights.under_way()) == 6)
     go.set()
     for thread in [leader, *followers]:
         thread.join(5)

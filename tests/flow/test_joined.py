@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kinds import Kind
+from tests.waiting import until
 from tiercache import Cache, LoadTimeout
 
 
@@ -88,8 +89,7 @@ def test_shared_exception_does_not_grow(cache: Cache) -> None:
     threads = [threading.Thread(target=work) for _ in range(20)]
     for thread in threads:
         thread.start()
-    while len(cache.flow.flights.under_way()) == 0 or _passengers(cache) < 20:
-        time.sleep(0.001)
+    until(lambda: _passengers(cache) == 20)
     gate.set()
     for thread in threads:
         thread.join()
@@ -199,8 +199,7 @@ def test_hung_load_is_taken_over(kind: Kind, make_cache: Callable[..., Cache]) -
 
         leader = threading.Thread(target=f, args=(1,))
         leader.start()
-        while not loads:
-            time.sleep(0.001)
+        until(lambda: loads)
         results = kind.side_by_side(f, [(1,)] * 10)
         assert set(results) == {2}
         assert loads == [1, 1]
