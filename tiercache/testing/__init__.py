@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from .clock import FakeClock
-from .stores import DictStore, FaultyStore
+from .dict_store import DictStore
+from .faulty_store import FaultyStore
 
 if TYPE_CHECKING:
     from .contract import StoreContract

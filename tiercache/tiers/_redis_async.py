@@ -1,4 +1,4 @@
-"""Asyncio connections to Redis: one link per event loop, closed with its loop.
+"""Asyncio connections to one Redis server: one link per event loop, closed with its loop.
 
 An asyncio connection belongs to the loop that opened it. A link therefore lives and dies with
 one: it starts an async generator there and leaves it suspended, so that ``asyncio.run``, which
@@ -9,28 +9,42 @@ closes the generators of its loop, closes the link too. A loop that was closed w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tiercache.tiers._redis_blocking import BUSY_SHARE
-from tiercache.tiers._redis_errors import translate
+from tiercache.tiers._redis_blocking import BUSY_SHARE, Turn
+from tiercache.tiers._redis_errors import check_fit, translate
 from tiercache.tiers.store import StoreBusy
 
 if TYPE_CHECKING:
     import redis.asyncio
 
+    from tiercache.tiers._redis_link import Command, NodeName
+    from tiercache.tiers._redis_sentinel import AsyncOpener
+
 
 class AsyncLink:
-    """All asyncio connections of one store in one event loop."""
+    """All asyncio connections of one store to one server, in one event loop.
+
+    Args: as of BlockingLink.
+    """
 
     def __init__(
-        self, make: Callable[[], redis.asyncio.Connection], limit: int, timeout: float, label: str
+        self,
+        make: Callable[[], redis.asyncio.Connection],
+        limit: int,
+        timeout: float,
+        label: str,
+        secrets: Collection[str] = (),
+        opener: AsyncOpener | None = None,
     ) -> None:
         self._make = make
         self._limit = limit
         self._timeout = timeout
-        self._label = label
+        self.label = label
+        self._secrets = secrets
+        self._opener = opener
         self._idle: list[Any] = []
         self._in_use: set[Any] = set()
         self._free = asyncio.Semaphore(limit)
@@ -38,20 +52,34 @@ class AsyncLink:
         self._is_closed = False
         import redis.exceptions as theirs
 
-        self._lost = (theirs.ConnectionError, OSError)
         self._refusal = theirs.ResponseError
+        self._lost = (theirs.ConnectionError, OSError)  # Unfit is an OSError
 
     async def exchange(
-        self, operation: str, request: bytes, replies: int, budget: float | None = None
+        self,
+        operation: str,
+        commands: Sequence[Command],
+        budget: float | None = None,
+        node: NodeName | None = None,
     ) -> list[Any]:
-        """Do what BlockingLink.exchange does; budget bounds the whole exchange."""
+        """Do what LoopLink.exchange says; there is one node."""
+        if len(commands) == 1:
+            request = commands[0].data
+        else:
+            request = b"".join([command.data for command in commands])
         try:
             async with asyncio.timeout(self._timeout if budget is None else budget):
-                return await self._exchange(request, replies)
+                return await self.finish(await self.begin(request, len(commands)))
         except Exception as error:
-            raise translate(error, self._label, operation, self._timeout) from error
+            failure = translate(error, self.label, operation, self._timeout, self._secrets)
+        raise failure
 
-    async def _exchange(self, request: bytes, replies: int) -> list[Any]:
+    async def nodes(self) -> list[NodeName]:
+        """Return the one there is."""
+        return [self.label]
+
+    async def begin(self, request: bytes, replies: int) -> Turn:
+        """Send a request; the turn must be finished or forgotten."""
         if self._keeper is None:
             self._keeper = self._close_with_loop()
             await anext(self._keeper)
@@ -59,41 +87,79 @@ class AsyncLink:
             await self._wait_for_one()
         else:
             await self._free.acquire()  # does not suspend
-        connection = self._idle.pop() if self._idle else self._make()
+        try:
+            connection = self._idle.pop() if self._idle else self._make()
+        except BaseException:
+            self._free.release()
+            raise
         self._in_use.add(connection)
-        is_reused = bool(connection.is_connected)
+        may_retry = bool(connection.is_connected)
+        try:
+            if not may_retry:
+                await self._send_first(connection, request)
+            else:
+                may_retry = await self._send_again(connection, request)
+        except BaseException:
+            await self._give_back(connection, False)
+            raise
+        return connection, may_retry, True, request, replies
+
+    async def finish(self, turn: Turn) -> list[Any]:
+        """Return the replies of a turn."""
+        connection, may_retry, _, request, replies = turn
+        is_sound = False
         try:
             try:
-                return await self._talk(connection, request, replies, is_reused)
+                answer = await self._receive(connection, replies)
             except self._lost as error:
-                if not is_reused or isinstance(error, TimeoutError):
+                if not may_retry or isinstance(error, TimeoutError):
                     raise
-                await connection.disconnect(nowait=True)
-                await self._drop_idle()
-                return await self._talk(connection, request, replies, False)
-        except BaseException:
-            # Cancelled or failed: a reply may still be on its way, never reuse this socket.
-            await connection.disconnect(nowait=True)
-            raise
+                await self._send_anew(connection, request)
+                answer = await self._receive(connection, replies)
+            is_sound = True
+            return answer
         finally:
-            self._in_use.discard(connection)
-            if self._is_closed:
-                await connection.disconnect(nowait=True)
-            elif connection.is_connected:
+            if is_sound and not self._is_closed:
+                self._in_use.discard(connection)
                 self._idle.append(connection)
-            self._free.release()
+                self._free.release()
+            else:
+                await self._give_back(connection, is_sound)
+
+    async def forget(self, turn: Turn) -> None:
+        """Let go of a turn whose replies nobody waits for."""
+        await self._give_back(turn[0], False)
 
     async def _wait_for_one(self) -> None:
         try:
             async with asyncio.timeout(self._timeout * BUSY_SHARE):
                 await self._free.acquire()
         except TimeoutError:
-            raise StoreBusy(f"{self._label}: all {self._limit} connections are in use") from None
+            raise StoreBusy(f"{self.label}: all {self._limit} connections are in use") from None
 
-    async def _talk(
-        self, connection: Any, request: bytes, replies: int, is_reused: bool
-    ) -> list[Any]:
-        await connection.send_packed_command(request, check_health=is_reused)
+    async def _send_again(self, connection: Any, request: bytes) -> bool:
+        """Send on a connection that had been idle; say whether it is the one that was."""
+        try:
+            await connection.send_packed_command(request, check_health=True)
+        except self._lost as error:
+            if isinstance(error, TimeoutError):
+                raise
+        else:
+            return True
+        await self._send_anew(connection, request)
+        return False
+
+    async def _send_anew(self, connection: Any, request: bytes) -> None:
+        await connection.disconnect(nowait=True)
+        await self._drop_idle()
+        await self._send_first(connection, request)
+
+    async def _send_first(self, connection: Any, request: bytes) -> None:
+        if self._opener is not None:
+            await self._opener.open(connection)
+        await connection.send_packed_command(request, check_health=False)
+
+    async def _receive(self, connection: Any, replies: int) -> list[Any]:
         if replies == 1:
             return [await self._reply(connection)]
         return [await self._reply(connection) for _ in range(replies)]
@@ -102,13 +168,29 @@ class AsyncLink:
         try:
             return await connection.read_response(True)
         except self._refusal as refusal:
+            check_fit(refusal)
             return refusal
+
+    async def _give_back(self, connection: Any, is_sound: bool) -> None:
+        """Take back a connection that is not to be used again."""
+        try:
+            # Cancelled or failed: a reply may still be on its way, never reuse this socket.
+            await connection.disconnect(nowait=True)
+            if self._opener is not None and not is_sound:
+                await self._drop_idle()  # another server may have taken the place of theirs
+        finally:
+            self._in_use.discard(connection)
+            self._free.release()
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
             await self._disconnect()
+
+    def retire(self) -> None:
+        """Keep no connection from now on."""
+        self._is_closed = True
 
     async def aclose(self) -> None:
         """Disconnect what is idle now, and what is in use when it comes back."""
@@ -117,7 +199,7 @@ class AsyncLink:
         await self._disconnect()
 
     async def _disconnect(self) -> None:
-        self._is_closed = True
+        self.retire()
         await self._drop_idle()
 
     async def _drop_idle(self) -> None:

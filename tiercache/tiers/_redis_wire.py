@@ -1,12 +1,13 @@
-"""What goes over the wire to Redis, and the header in front of each payload.
+"""What goes over the wire to Redis: commands, the frame of an entry, the server's clock.
 
 Commands are packed here rather than by redis-py: reads in a few steps of C, and a pipeline as one
 buffer. Arguments are bytes; replies are what redis-py's parsers return undecoded.
 
-A stored value is an 8-byte header and the payload. The header is a 2-byte mark and the moment
-the value expires, 6 bytes, in milliseconds of the *server's* clock (0: never). So a plain GET or
-MGET tells the remaining life too, and no local wall clock takes part: ServerClock translates
-between the server's clock and our monotonic one.
+A *frame* is what stands under an entry's key: a header of 16 bytes, a block of tags if it has any,
+and the payload. The header is a mark (2 bytes), the moment the entry expires (6 bytes, in
+milliseconds of the *server's* clock, 0: never), and the token of the namespace's *generation*
+(8 bytes). So a plain read tells the remaining life, with no local wall clock, and an entry of
+another generation is not valid. The block holds each tag with its token, likewise.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import add
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tiercache.tiers.store import Stored
+from tiercache.tiers.store import Kind, Message, Stored
 
-MARK: Final = 0x7C01  # bump when the header changes: other versions read each other as a miss
-HEADER: Final = struct.Struct(">Q")
+PLAIN: Final = 0x7C02  # marks; bump them when the frame changes: others read it as a miss
+TAGGED: Final = 0x7C03  # claim.lua knows its last byte
+TOKEN_BYTES: Final = 8
+HEADER_BYTES: Final = 16
+_DEADLINE: Final = struct.Struct(">Q")  # with the mark above it
+_COUNT: Final = struct.Struct(">H")
 _DEADLINE_BITS: Final = 48
-_DEADLINE_MASK: Final = (1 << _DEADLINE_BITS) - 1
-_NEVER: Final = HEADER.pack(MARK << _DEADLINE_BITS)
 _SMALL_BYTES: Final = 2048
-_FOREIGN: Final = Stored(b"", 0.0)  # stands for a value that no tiercache wrote
 _MAX_TTL_MS: Final = 100 * 365 * 86_400 * 1000  # a century; keeps deadlines within 48 bits
 
 TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
@@ -41,55 +43,82 @@ def pack(*args: bytes) -> bytes:
 
 
 class KeySpace:
-    """From the cache's keys to Redis keys, and the commands that read them.
+    """From a namespace's keys to Redis keys, and the command that reads them.
 
-    A physical key is ``prefix:{key}``. The braces make the key a hash tag: in Cluster whatever
-    else belongs to an entry lands in its slot.
+    An entry is ``prefix:{name:key}``, its lease ``prefix:{name:key}:lease``. The braces make a hash
+    tag: in Cluster an entry and its lease are in one slot, wherever that is. What all entries share
+    begins with ``prefix:{name}:`` and is in one slot, too.
     """
 
-    __slots__ = ("_heads", "_prefix")
+    __slots__ = ("_entry", "_heads", "_shared", "fence", "generation", "log", "read_tail")
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self._heads = _Heads(prefix)
+    def __init__(self, prefix: str, name: str) -> None:
+        name = name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D").replace(":", "%3A")
+        self._entry = f"{prefix}:{{{name}:"
+        self._shared = f"{prefix}:{{{name}}}:"
+        self._heads = _Heads(self._entry)
+        self.generation = encode(f"{self._shared}generation")
+        self.log = encode(f"{self._shared}log")
+        self.fence = encode(f"{self._shared}fence")
+        self.read_tail = _bulk(self.generation)
 
-    def physical(self, key: str) -> bytes:
-        return encode(f"{self._prefix}:{{{key}}}")
+    def entry(self, key: str) -> bytes:
+        return encode(f"{self._entry}{key}}}")
+
+    def lease(self, key: str) -> bytes:
+        return encode(f"{self._entry}{key}}}:lease")
+
+    def token(self, tag: str) -> bytes:
+        return encode(f"{self._shared}tag:{tag}")
+
+    def lock(self, name: str) -> bytes:
+        return encode(f"{self._shared}lock:{name}")
 
     def pattern(self, prefix: str) -> bytes:
-        """Return a glob that matches the physical keys that begin so, and nothing else."""
-        literal = f"{self._prefix}:{{{prefix}"
+        """Return a glob that matches the entries and leases whose keys begin so, and no others."""
+        literal = f"{self._entry}{prefix}"
         return encode(re.sub(r"([*?\[\]^\\-])", r"\\\1", literal)) + b"*"
 
-    def pack_read(self, keys: Sequence[str]) -> bytes:
-        """Return GET or MGET packed, for one key or several: the command of the hot path.
+    def pack_mget(self, keys: Sequence[str], tags: Sequence[str]) -> bytes:
+        """Return the MGET of entries, of the generation, and of tags' tokens: the hot path.
 
         Text is put together as text and encoded once. That gives wrong lengths where a character
         takes several bytes, which is rare and found out in one look.
         """
+        count = len(keys) + len(tags) + 2
         words = "}\r\n".join(map(add, map(self._heads.__getitem__, map(len, keys)), keys))
-        name = "$3\r\nGET\r\n" if len(keys) == 1 else "$4\r\nMGET\r\n"
-        command = f"*{len(keys) + 1}\r\n{name}{words}}}\r\n"
-        if command.isascii():
-            return command.encode()
-        return pack(b"GET" if len(keys) == 1 else b"MGET", *map(self.physical, keys))
+        if words.isascii():
+            body = words.encode() + b"}\r\n"
+        else:
+            body = b"".join([_bulk(self.entry(key)) for key in keys])
+        tokens = b"".join([_bulk(self.token(tag)) for tag in tags]) if tags else b""
+        return b"*%d\r\n$4\r\nMGET\r\n%b%b%b" % (count, body, self.read_tail, tokens)
+
+
+def _bulk(arg: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(arg), arg)
 
 
 class _Heads(dict[int, str]):
-    """By a key's length, what goes before it on the wire: the physical key's length and prefix."""
+    """By a key's length, what goes before it on the wire: the Redis key's length and head."""
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+    def __init__(self, head: str) -> None:
+        self._head = head
+        self._added = len(encode(head)) + 1  # and the closing brace
 
     def __missing__(self, length: int) -> str:
-        added = len(f"{self._prefix}:{{}}")
-        head = self[length] = f"${length + added}\r\n{self._prefix}:{{"
+        head = self[length] = f"${length + self._added}\r\n{self._head}"
         return head
 
 
 def encode(text: str) -> bytes:
     """Return any str as bytes, lone surrogates too."""
     return text.encode("utf-8", "surrogatepass")
+
+
+def decode(data: bytes) -> str:
+    """Return what ``encode`` was given."""
+    return data.decode("utf-8", "surrogatepass")
 
 
 class ServerClock:
@@ -141,58 +170,144 @@ def ttl_ms(ttl: float) -> int:
     return max(1, int(min(ttl * 1000 + 0.5, _MAX_TTL_MS)))
 
 
-def pack_set(physical: bytes, payload: bytes, ttl: float | None, clock: ServerClock) -> bytes:
-    """Return the SET that stores payload behind its header."""
-    if ttl is None:
-        return pack(b"SET", physical, _NEVER + payload)
-    life = ttl_ms(ttl)
-    header = HEADER.pack(MARK << _DEADLINE_BITS | int(clock.now_ms() + life))
-    return pack(b"SET", physical, header + payload, b"PX", b"%d" % life)
+def header(ttl: float | None, clock: ServerClock, *, tagged: bool) -> bytes:
+    """Return the mark and the deadline of an entry written now; the generation follows it."""
+    mark = (TAGGED if tagged else PLAIN) << _DEADLINE_BITS
+    return _DEADLINE.pack(mark | (0 if ttl is None else int(clock.now_ms() + ttl_ms(ttl))))
 
 
-def unpack(raws: Sequence[bytes | None], clock: ServerClock) -> tuple[list[Stored | None], int]:
-    """Return what was stored, None for what is missing or over, and how many were foreign.
+def life_arg(ttl: float | None) -> bytes:
+    """Return a TTL as the scripts take it: milliseconds, or nothing."""
+    return b"" if ttl is None else b"%d" % ttl_ms(ttl)
+
+
+def tag_block(tokens: Mapping[str, bytes]) -> bytes:
+    """Return the block that stands between header and payload of an entry with tags."""
+    if not tokens:
+        return b""
+    parts = [_COUNT.pack(len(tokens))]
+    for tag, token in tokens.items():
+        name = encode(tag)
+        parts += (_COUNT.pack(len(name)), name, token)
+    return b"".join(parts)
+
+
+class Unpacked(NamedTuple):
+    """What entries turned out to be."""
+
+    found: list[Stored | None]
+    foreign: int  # that no tiercache of this version wrote
+    unsure: set[str]  # tags whose tokens must be known to tell whether entries are valid
+
+
+def unpack(
+    raws: Sequence[bytes | None],
+    generation: bytes | None,
+    tokens: Mapping[str, bytes | None],
+    clock: ServerClock,
+) -> Unpacked:
+    """Return the valid entries among frames, as far as the tokens given can tell.
 
     A small payload is copied, which takes half as long as a view of it; a big one is not.
     """
     now = int(clock.now_ms())
-    found = _unpack_plain(raws, now)
+    found = _unpack_plain(raws, generation, now)
     if found is not None:
-        return found, 0
-    odd = [_unpack_one(raw, now) for raw in raws]
-    return [None if one is _FOREIGN else one for one in odd], odd.count(_FOREIGN)
+        return Unpacked(found, 0, set())
+    foreign, unsure = 0, set[str]()
+    found = []
+    for raw in raws:
+        try:
+            found.append(None if raw is None else _unpack_one(raw, generation, tokens, now))
+        except _Unsure as need:
+            unsure |= need.tags
+            found.append(None)
+        except (TypeError, ValueError, struct.error):
+            foreign += 1
+            found.append(None)
+    return Unpacked(found, foreign, unsure)
 
 
-def _unpack_plain(raws: Sequence[Any], now: int) -> list[Stored | None] | None:
-    """Unpack the usual batch, of small live payloads only, at twice the speed; None if it is not.
+def _unpack_plain(
+    raws: Sequence[Any], generation: bytes | None, now: int
+) -> list[Stored | None] | None:
+    """Unpack the usual batch, of small valid entries without tags, at twice the speed.
 
-    The same as _unpack_one for each.
+    None if it is not that. The same as _unpack_one for each.
     """
-    zero = (MARK << _DEADLINE_BITS) + now
+    zero = (PLAIN << _DEADLINE_BITS) + now
     try:
         if max(map(len, raws)) > _SMALL_BYTES:
             return None
-        headers = struct.unpack(f">{len(raws)}Q", b"".join([raw[:8] for raw in raws]))
+        deadlines = struct.unpack(f">{len(raws)}Q", b"".join([raw[:8] for raw in raws]))
+        if [raw[8:16] for raw in raws].count(generation) != len(raws):
+            return None
     except (TypeError, struct.error):  # a miss, or something foreign
         return None
-    if min(headers) <= zero or max(headers) > zero + _MAX_TTL_MS:
+    if min(deadlines) <= zero or max(deadlines) > zero + _MAX_TTL_MS:
         return None
-    lives = [(header - zero) * 0.001 for header in headers]
-    pairs = zip([raw[8:] for raw in raws], lives, strict=True)
-    return list(map(tuple.__new__, repeat(Stored), pairs))
+    lives = [(deadline - zero) * 0.001 for deadline in deadlines]
+    triples = zip([raw[16:] for raw in raws], lives, repeat(()))
+    return list(map(tuple.__new__, repeat(Stored), triples))
 
 
-def _unpack_one(raw: bytes | None, now: int) -> Stored | None:
-    if raw is None:
+class _Unsure(Exception):
+    def __init__(self, tags: set[str]) -> None:
+        self.tags = tags
+
+
+def _unpack_one(
+    raw: bytes, generation: bytes | None, tokens: Mapping[str, bytes | None], now: int
+) -> Stored | None:
+    (first,) = _DEADLINE.unpack_from(raw)
+    mark, deadline = first >> _DEADLINE_BITS, first & (1 << _DEADLINE_BITS) - 1
+    if mark not in (PLAIN, TAGGED) or len(raw) < HEADER_BYTES:
+        raise ValueError("no frame of ours")
+    if raw[8:16] != generation or (deadline and deadline <= now):
         return None
+    if deadline - now > _MAX_TTL_MS:
+        raise ValueError("no deadline of ours")
+    tags, at = _read_tags(raw) if mark == TAGGED else ({}, HEADER_BYTES)
+    unknown = {tag for tag in tags if tag not in tokens}
+    if any(tokens[tag] != token for tag, token in tags.items() if tag not in unknown):
+        return None
+    if unknown:
+        raise _Unsure(unknown)
+    remaining = (deadline - now) * 0.001 if deadline else None
+    return Stored(memoryview(raw)[at:], remaining, tuple(tags))
+
+
+def _read_tags(raw: bytes) -> tuple[dict[str, bytes], int]:
+    """Return the tags of a frame with their tokens, and where its payload begins."""
+    (count,) = _COUNT.unpack_from(raw, HEADER_BYTES)
+    at = HEADER_BYTES + _COUNT.size
+    tags: dict[str, bytes] = {}
+    for _ in range(count):
+        (length,) = _COUNT.unpack_from(raw, at)
+        at += _COUNT.size
+        tag, token = raw[at : at + length], raw[at + length : at + length + TOKEN_BYTES]
+        if len(token) != TOKEN_BYTES:
+            raise ValueError("a frame cut off")
+        tags[decode(tag)] = token
+        at += length + TOKEN_BYTES
+    return tags, at
+
+
+def pack_message(log: bytes, length: int, origin: bytes, kind: Kind, names: Iterable[str]) -> bytes:
+    """Return the XADD of a message: field ``o`` is its origin, the others are kind and name."""
+    fields = [part for name in names for part in (kind.encode(), encode(name))]
+    return pack(b"XADD", log, b"MAXLEN", b"~", b"%d" % length, b"*", b"o", origin, *fields)
+
+
+def read_message(fields: Sequence[bytes]) -> Message | None:
+    """Return the message of a log entry; None if no tiercache of this version wrote it."""
     try:
-        (header,) = HEADER.unpack_from(raw)
-    except (TypeError, struct.error):
-        return _FOREIGN
-    left = header - (MARK << _DEADLINE_BITS) - now  # ms to live, if the mark is ours
-    payload = memoryview(raw)[8:]
-    if left == -now:
-        return Stored(payload, None)
-    if 0 < left <= _MAX_TTL_MS:
-        return Stored(payload, left * 0.001)
-    return None if -now < left <= 0 else _FOREIGN
+        if fields[0] != b"o":
+            return None
+        kinds = set(fields[2::2])
+        kind = Kind(kinds.pop().decode()) if kinds else Kind.NEWS
+        if kinds:
+            return None
+        return Message(kind, decode(fields[1]), tuple(map(decode, fields[3::2])))
+    except (IndexError, TypeError, ValueError, AttributeError):
+        return None

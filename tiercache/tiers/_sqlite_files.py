@@ -1,4 +1,4 @@
-"""The database file of the SQLite store: whose it is, its tables, and which boot wrote them.
+"""The database file of the SQLite store: whose it is, and which boot wrote it.
 
 Deadlines are milliseconds of ``time.monotonic()``, which all processes of a machine share and no
 clock change touches, but which starts anew at each boot. The file therefore remembers the boot
@@ -17,24 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from tiercache.errors import ConfigurationError
-from tiercache.tiers._sqlite_rows import transaction
+from tiercache.tiers._sqlite_base import is_busy, transaction
+from tiercache.tiers._sqlite_schema import KEPT, TABLES, VERSION
 
-VERSION: Final = 1  # bump when a table below changes
 _APPLICATION_ID: Final = 0x74636163  # "tcac"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_WAL_BYTES: Final = 16 * 2**20
 _BOOT_TOLERANCE: Final = 300  # seconds; clock adjustments since boot move a derived boot time
-
-_TABLES: Final = """
-CREATE TABLE entry (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,
-    deadline INTEGER,
-    payload BLOB NOT NULL
-);
-CREATE INDEX entry_deadline ON entry (deadline) WHERE deadline IS NOT NULL;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 
 
 def connect(path: str, timeout: float, max_bytes: int) -> sqlite3.Connection:
@@ -73,12 +62,6 @@ def is_ours(db: sqlite3.Connection) -> bool:
     return bool(db.execute("PRAGMA user_version").fetchone()[0] == VERSION)
 
 
-def is_busy(error: Exception) -> bool:
-    """Tell whether somebody else's lock was the trouble."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
 def _page_bytes(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA page_size").fetchone()[0])
 
@@ -99,22 +82,25 @@ def _use_wal(db: sqlite3.Connection, timeout: float) -> None:
 
 def _shrink(db: sqlite3.Connection) -> None:
     """Empty a file that a greater max_bytes has let grow; a busy one must wait for next time."""
-    db.execute("DELETE FROM entry")
+    with transaction(db):
+        db.execute("DELETE FROM entry")
+        db.execute("DELETE FROM log")
+        db.execute("UPDATE space SET trimmed = last, log_bytes = 0")
     with suppress(sqlite3.OperationalError):
         db.execute("VACUUM")
 
 
 def _adopt(db: sqlite3.Connection, path: str) -> None:
     owner = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
     tables = _tables(db)
     if owner != _APPLICATION_ID and tables:
         raise ConfigurationError(
             f"SQLite path {path!r} is another program's database; give the cache its own file"
         )
-    if version != VERSION or not tables:
+    if not tables or not is_ours(db):
         _recreate(db, tables)
-    _forget_other_boots(db)
+    elif not _is_of_this_boot(db):
+        _recreate(db, [name for name in tables if name != KEPT])
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:
@@ -127,19 +113,16 @@ def _tables(db: sqlite3.Connection) -> list[str]:
 def _recreate(db: sqlite3.Connection, tables: list[str]) -> None:
     for name in tables:
         db.execute(f'DROP TABLE "{name}"')
-    for statement in _TABLES.split(";"):
+    for statement in TABLES:
         db.execute(statement)
+    db.execute("INSERT INTO meta VALUES ('boot', ?)", (boot_identity(),))
     db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _forget_other_boots(db: sqlite3.Connection) -> None:
+def _is_of_this_boot(db: sqlite3.Connection) -> bool:
     row = db.execute("SELECT value FROM meta WHERE name = 'boot'").fetchone()
-    boot = boot_identity()
-    if row is not None and is_same_boot(row[0], boot):
-        return
-    db.execute("DELETE FROM entry")
-    db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+    return row is not None and is_same_boot(row[0], boot_identity())
 
 
 def boot_identity() -> str:

@@ -23,6 +23,7 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 GENERATIONS = 64  # resolution of the order: a generation is this share of maxsize
 GENERATION_CAP = 1024  # entries; bounds the time to sort one
+AT_ONCE = 1000  # entries taken apart before others get a turn
 DEAD_ALLOWANCE = 64  # places of removed entries that are not worth a clean-up
 
 _last_use = attrgetter("used")
@@ -77,6 +79,7 @@ class LRU:
         self._reset()
         self._removals: dict[RemovalCause, int] = dict.fromkeys(RemovalCause, 0)  # guarded by _lock
         self._retired_hits = 0  # of entries that have left; guarded by _lock
+        self._cleared: list[dict[str, Entry]] = []  # tables to take apart; guarded by _lock
 
     def get(self, key: str) -> Entry | None:
         """Return the entry of a key, whatever its age, without counting a use."""
@@ -140,14 +143,32 @@ class LRU:
         self.bury([removed])
 
     def clear(self) -> None:
-        """Drop every entry, in O(1) but for freeing the memory."""
+        """Drop every entry, in O(1). Many are taken apart by a thread, in small steps."""
         with self._lock:
             table = self.table
-            self._retired_hits += sum(map(_hits, table.values()))
-            self._removals[RemovalCause.INVALIDATED] += len(table)
+            self._cleared.append(table)
             self._reset()
         if self.on_clear is not None:
             self.on_clear()
+        if len(table) <= AT_ONCE:
+            self._take_apart()
+        else:
+            threading.Thread(target=self._take_apart, name="tiercache-clear", daemon=True).start()
+
+    def _take_apart(self) -> None:
+        """Count and let go of what was cleared; values may run code of the user as they die."""
+        while True:
+            with self._lock:
+                if not self._cleared:
+                    return
+                table = self._cleared[-1]
+                some = list(islice(table.values(), AT_ONCE))
+                for entry in some:
+                    del table[entry.key]
+                if not table:
+                    self._cleared.pop()
+                self._retired_hits += sum(map(_hits, some))
+                self._removals[RemovalCause.INVALIDATED] += len(some)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys held now."""
@@ -175,13 +196,16 @@ class LRU:
     def hits(self) -> int:
         """Hits so far, of present and past entries; O(n)."""
         with self._lock:
-            return self._retired_hits + sum(map(_hits, self.table.values()))
+            held = (self.table, *self._cleared)
+            return self._retired_hits + sum(sum(map(_hits, table.values())) for table in held)
 
     @property
     def removals(self) -> dict[str, int]:
         """Entries that left, by cause."""
         with self._lock:
-            return {str(cause): count for cause, count in self._removals.items()}
+            removals = {str(cause): count for cause, count in self._removals.items()}
+            removals[str(RemovalCause.INVALIDATED)] += sum(map(len, self._cleared))
+            return removals
 
     # Below, the lock is held.
 

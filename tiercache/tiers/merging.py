@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from tiercache.errors import StoreError, StoreTimeout
 
-T = TypeVar("T")
+K = TypeVar("K")  # what is asked for
+T = TypeVar("T")  # what is answered
 
 MAX_BATCH: Final = 512  # keys per MGET: keeps one command under about a millisecond of server time
 _LEAST_SHARE: Final = 0.25  # of the timeout, for a batch that has waited long
@@ -34,22 +35,22 @@ def again(error: StoreError) -> StoreError:
     return twin
 
 
-class _Reader(Generic[T]):
+class _Reader(Generic[K, T]):
     """A thread that waits for its key. Its outcome is written before ``ready`` is released."""
 
     __slots__ = ("arrived", "batch", "error", "key", "ready", "result")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: K) -> None:
         self.key = key
         self.arrived = time.monotonic()
-        self.batch: list[_Reader[T]] | None = None  # set: this reader leads it; guarded by _lock
+        self.batch: list[_Reader[K, T]] | None = None  # set: this reader leads it; guarded by _lock
         self.result: T | None = None
         self.error: StoreError | None = None
         self.ready = threading.Lock()
         self.ready.acquire()
 
 
-class MergedThreads(Generic[T]):
+class MergedThreads(Generic[K, T]):
     """Merge the reads of threads: the first reader of each batch does the I/O for all of it.
 
     ``fetch`` gets the keys and, where less than the whole timeout is left, the seconds to do it
@@ -57,19 +58,19 @@ class MergedThreads(Generic[T]):
     """
 
     def __init__(
-        self, fetch: Callable[[Sequence[str], float | None], Sequence[T | None]], timeout: float
+        self, fetch: Callable[[Sequence[K], float | None], Sequence[T | None]], timeout: float
     ) -> None:
         self._fetch = fetch
         self._timeout = timeout
         self._lock = threading.Lock()
         self._is_busy = False  # a batch is under way; guarded by _lock
-        self._waiting: list[_Reader[T]] = []  # guarded by _lock
+        self._waiting: list[_Reader[K, T]] = []  # guarded by _lock
 
-    def read(self, key: str) -> T | None:
+    def read(self, key: K) -> T | None:
         """Return the key's result, or raise what the batch it went with raised."""
         with self._lock:
-            # Not _Reader[T](key): subscribing costs more than the reader.
-            reader: _Reader[T] | None = _Reader(key) if self._is_busy else None
+            # Not _Reader[K, T](key): subscribing costs more than the reader.
+            reader: _Reader[K, T] | None = _Reader(key) if self._is_busy else None
             if reader is None:
                 self._is_busy = True
             else:
@@ -81,7 +82,7 @@ class MergedThreads(Generic[T]):
         finally:
             self._hand_over()
 
-    def _follow(self, reader: _Reader[T]) -> T | None:
+    def _follow(self, reader: _Reader[K, T]) -> T | None:
         patience = self._timeout * (1 + _LEAST_SHARE)
         is_ready = False
         try:
@@ -97,7 +98,7 @@ class MergedThreads(Generic[T]):
             raise again(reader.error)
         return reader.result
 
-    def _lead(self, reader: _Reader[T], batch: list[_Reader[T]]) -> T | None:
+    def _lead(self, reader: _Reader[K, T], batch: list[_Reader[K, T]]) -> T | None:
         error = StoreError("the merged read that carried this one was interrupted")
         results: Sequence[T | None] | None = None
         try:
@@ -114,7 +115,7 @@ class MergedThreads(Generic[T]):
 
     @staticmethod
     def _tell(
-        followers: Sequence[_Reader[T]], results: Sequence[T | None] | None, error: StoreError
+        followers: Sequence[_Reader[K, T]], results: Sequence[T | None] | None, error: StoreError
     ) -> None:
         for index, follower in enumerate(followers):
             if results is None:
@@ -138,7 +139,7 @@ class MergedThreads(Generic[T]):
             batch[0].batch = batch
             batch[0].ready.release()
 
-    def _leave(self, reader: _Reader[T]) -> None:
+    def _leave(self, reader: _Reader[K, T]) -> None:
         """Make sure that nobody waits for a reader that was interrupted or lost patience.
 
         One that still waits after all that time has outlived the batch ahead of it: whoever led
@@ -155,7 +156,7 @@ class MergedThreads(Generic[T]):
             self._promote_next()
 
 
-class MergedTasks(Generic[T]):
+class MergedTasks(Generic[K, T]):
     """Merge the reads of one event loop's tasks.
 
     The I/O runs in a task of its own that no reader can cancel. It starts in the loop's next
@@ -164,16 +165,16 @@ class MergedTasks(Generic[T]):
 
     def __init__(
         self,
-        fetch: Callable[[Sequence[str], float | None], Awaitable[Sequence[T | None]]],
+        fetch: Callable[[Sequence[K], float | None], Awaitable[Sequence[T | None]]],
         timeout: float,
     ) -> None:
         self._fetch = fetch
         self._timeout = timeout
-        self._waiting: list[tuple[str, asyncio.Future[T | None]]] = []
+        self._waiting: list[tuple[K, asyncio.Future[T | None]]] = []
         self._oldest = 0.0  # loop time at which the first of _waiting arrived
         self._runner: asyncio.Task[None] | None = None
 
-    def read(self, key: str) -> asyncio.Future[T | None]:
+    def read(self, key: K) -> asyncio.Future[T | None]:
         """Return the future of a read; must be called in the loop, and awaited."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T | None] = loop.create_future()
@@ -200,7 +201,7 @@ class MergedTasks(Generic[T]):
             _fail(left, StoreError("a merged read was broken off: its task was cancelled"))
 
     async def _read(
-        self, batch: Sequence[tuple[str, asyncio.Future[T | None]]], budget: float | None
+        self, batch: Sequence[tuple[K, asyncio.Future[T | None]]], budget: float | None
     ) -> None:
         try:
             results = await self._fetch([key for key, _ in batch], budget)
@@ -211,7 +212,7 @@ class MergedTasks(Generic[T]):
             if not future.done():
                 future.set_result(result)
 
-    def _next_batch(self) -> list[tuple[str, asyncio.Future[T | None]]]:
+    def _next_batch(self) -> list[tuple[K, asyncio.Future[T | None]]]:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         return batch
 
@@ -222,7 +223,7 @@ def _budget(timeout: float, waited: float) -> float | None:
     return None if left > _HARDLY_LESS else max(left, _LEAST_SHARE) * timeout
 
 
-def _fail(batch: Sequence[tuple[str, asyncio.Future[T | None]]], error: StoreError) -> None:
+def _fail(batch: Sequence[tuple[Any, asyncio.Future[T | None]]], error: StoreError) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(again(error))

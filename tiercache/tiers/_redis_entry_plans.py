@@ -1,0 +1,358 @@
+"""What to send to Redis for the entries of a namespace, and what its replies mean. No I/O.
+
+A *plan* is a generator: it yields the commands of one round trip, is sent their replies, and
+returns the operation's result. Blocking and asyncio callers drive the same plans
+(``_redis_namespace``).
+
+Where everything is on one node, an operation is one round trip: commands of one connection run in
+order, so an entry is gone before the log says so. In Cluster the entries are on other nodes than
+what they share (generation, tokens, log), and the steps follow one another.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from tiercache.errors import StoreError
+from tiercache.tiers import _redis_wire as wire
+from tiercache.tiers._redis_link import Command
+from tiercache.tiers._redis_scripts import Run, run_all
+from tiercache.tiers.store import Fill, Item, Kind, Stored, StoreRefused
+
+T = TypeVar("T")
+Plan = Generator[Sequence[Command], list[Any], T]
+
+NAMES_PER_MESSAGE: Final = 500
+_IDLE_TOKEN_MS: Final = 3_600_000  # of a tag that no entry carries: longer than any load takes
+_SCAN_COUNT: Final = b"1000"  # keys per step of clear(prefix)
+
+
+class Stamp(NamedTuple):
+    """The tokens as they were before a load."""
+
+    generation: bytes
+    tokens: Mapping[str, bytes]  # of the tags known then
+    since: str  # a position in the log at that time, or earlier
+
+
+class EntryPlans:
+    """The operations of one namespace object on entries, and what it knows of the namespace.
+
+    What it knows may be outdated; it is used only where that does no harm: a value written under
+    an outdated token is not valid.
+    """
+
+    def __init__(
+        self, label: str, keys: wire.KeySpace, origin: str, log_length: int, *, is_cluster: bool
+    ) -> None:
+        self.keys = keys
+        self.clock = wire.ServerClock()
+        self.heard: str | None = None  # position up to which the log was read; None: nobody reads
+        self.said: bytes | None = None  # position of the last message of our own, acknowledged
+        self.foreign = 0  # values that no tiercache of this version wrote
+        self._label = label
+        self._origin = wire.encode(origin)
+        self._log_length = log_length
+        self._is_cluster = is_cluster
+        self._generation: bytes | None = None  # as last seen
+        self._tokens: dict[str, bytes] = {}  # of tags that functions name, as last seen
+
+    # Reading
+
+    def read(self, keys: Sequence[str], tags: Sequence[str]) -> Plan[list[Stored | None]]:
+        """Read entries with the tokens that tell whether they are valid."""
+        raws, tokens = yield from self._read(keys, tags)
+        result = wire.unpack(raws, self._generation, tokens, self.clock)
+        if result.unsure:
+            more = list(result.unsure)
+            tokens.update(zip(more, (yield from self._fetch_tokens(more)), strict=True))
+            result = wire.unpack(raws, self._generation, tokens, self.clock)
+        self.foreign += result.foreign
+        return result.found
+
+    def _read(
+        self, keys: Sequence[str], tags: Sequence[str]
+    ) -> Plan[tuple[list[Any], dict[str, bytes | None]]]:
+        if self._is_cluster:
+            get = [Command(name, wire.pack(b"GET", name)) for name in map(self.keys.entry, keys)]
+            replies = yield [*get, self._mget_shared(tags)]
+            raws = [None if _is_wrong_type(raw) else raw for raw in replies[:-1]]
+            shared = self._list(replies[-1], len(tags) + 1, "read")
+            for raw in raws:
+                self._refuse(raw, "read")
+        else:
+            (reply,) = yield [Command(None, self.keys.pack_mget(keys, tags))]
+            values = self._list(reply, len(keys) + len(tags) + 1, "read")
+            raws, shared = values[: len(keys)], values[len(keys) :]
+        return raws, self._learn(shared, tags)
+
+    def _mget_shared(self, tags: Sequence[str]) -> Command:
+        generation = self.keys.generation
+        return Command(generation, wire.pack(b"MGET", generation, *map(self.keys.token, tags)))
+
+    def _learn(self, shared: Sequence[Any], tags: Sequence[str]) -> dict[str, bytes | None]:
+        """Take in the generation and the tokens of tags that a function names."""
+        self._generation = _token(shared[0])
+        tokens = {tag: _token(raw) for tag, raw in zip(tags, shared[1:], strict=True)}
+        for tag, token in tokens.items():
+            if token is None:
+                self._tokens.pop(tag, None)
+            else:
+                self._tokens[tag] = token
+        return tokens
+
+    def _fetch_tokens(self, tags: Sequence[str]) -> Plan[list[bytes | None]]:
+        names = list(map(self.keys.token, tags))
+        (reply,) = yield [Command(names[0], wire.pack(b"MGET", *names))]
+        return [_token(raw) for raw in self._list(reply, len(names), "read")]
+
+    # Writing
+
+    def write(self, items: Sequence[Item]) -> Plan[None]:
+        """Store values; end their leases; tell."""
+        said = self._messages(Kind.SET, [item.key for item in items])
+        if self._is_cluster:
+            yield from self._write_in_cluster(items)
+            replies = yield said
+        else:
+            runs = [self._store_run(item, nonce=b"", generation=b"", since=b"") for item in items]
+            replies = yield from run_all(runs, said)
+        self._check(replies, "write")
+        self.said = replies[-1]
+
+    def _store_run(
+        self,
+        item: Item | Fill,
+        *,
+        nonce: bytes,
+        generation: bytes,
+        since: bytes,
+        announce: bytes = b"",
+    ) -> Run:
+        keys, tags = self.keys, item.tags
+        name = keys.entry(item.key)
+        return Run(
+            "store",
+            [
+                *(name, keys.lease(item.key), keys.log, keys.generation),
+                *map(keys.token, tags),
+            ],
+            [
+                *(nonce, generation, since, wire.life_arg(item.ttl)),
+                wire.header(item.ttl, self.clock, tagged=bool(tags)),
+                *(item.payload, announce, *self._log_args, wire.encode(item.key)),
+                *(secrets.token_bytes(wire.TOKEN_BYTES), *map(wire.encode, tags)),
+            ],
+        )
+
+    @property
+    def _log_args(self) -> tuple[bytes, bytes]:
+        return b"%d" % self._log_length, self._origin
+
+    def _write_in_cluster(self, items: Sequence[Item]) -> Plan[None]:
+        tags = list({tag: None for item in items for tag in item.tags})
+        longest = _longest([item.ttl for item in items])
+        generation, tokens = yield from self._current_tokens(tags, longest)
+        commands = []
+        for item in items:
+            name = self.keys.entry(item.key)
+            frame = self._frame(item, generation, tokens)
+            life = () if item.ttl is None else (b"PX", wire.life_arg(item.ttl))
+            commands.append(Command(name, wire.pack(b"SET", name, frame, *life)))
+            commands.append(Command(name, wire.pack(b"UNLINK", self.keys.lease(item.key))))
+        self._check((yield commands), "write")
+
+    def _current_tokens(
+        self, tags: Sequence[str], ttl: float | None
+    ) -> Plan[tuple[bytes, dict[str, bytes]]]:
+        reply = yield from self._tokens_run(tags, b"", ttl)
+        assert reply is not None
+        return reply
+
+    def _tokens_run(
+        self, tags: Sequence[str], since: bytes, ttl: float | None
+    ) -> Plan[tuple[bytes, dict[str, bytes]] | None]:
+        """Return generation and tokens, made where there are none; None if refused."""
+        fresh = secrets.token_bytes(wire.TOKEN_BYTES)
+        run = Run(
+            "tokens",
+            [self.keys.log, self.keys.generation, *map(self.keys.token, tags)],
+            [since, wire.life_arg(ttl), fresh, *map(wire.encode, tags)],
+        )
+        (reply,) = yield from run_all([run])
+        if reply == 0:
+            return None
+        generation, *tokens = self._list(reply, len(tags) + 1, "write")
+        self._generation = generation
+        return generation, dict(zip(tags, tokens, strict=True))
+
+    def _frame(self, item: Item | Fill, generation: bytes, tokens: Mapping[str, bytes]) -> bytes:
+        header = wire.header(item.ttl, self.clock, tagged=bool(item.tags))
+        block = wire.tag_block({tag: tokens[tag] for tag in item.tags})
+        return header + generation + block + item.payload
+
+    # Removing
+
+    def delete(self, keys: Sequence[str], kind: Kind) -> Plan[int]:
+        """Remove entries and end their leases, then tell."""
+        entries = self._unlink(list(map(self.keys.entry, keys)))
+        leases = self._unlink(list(map(self.keys.lease, keys)))
+        said = self._messages(kind, keys)
+        if self._is_cluster:
+            replies = yield [*entries, *leases]
+            self._check(replies, "delete")
+            replies += yield said
+        else:
+            replies = yield [*entries, *leases, *said]
+        self._check(replies, "delete")
+        self.said = replies[-1]
+        return sum(replies[: len(entries)])
+
+    def _unlink(self, names: Sequence[bytes]) -> list[Command]:
+        if self._is_cluster:
+            return [Command(name, wire.pack(b"UNLINK", name)) for name in names]
+        return [Command(names[0], wire.pack(b"UNLINK", *names))]
+
+    def invalidate_tags(self, tags: Sequence[str]) -> Plan[None]:
+        """Give tags other tokens, and tell."""
+        for tag in tags:
+            self._tokens.pop(tag, None)
+        run = Run(
+            "tags",
+            [self.keys.log, *map(self.keys.token, tags)],
+            [
+                *self._log_args,
+                *(secrets.token_bytes(wire.TOKEN_BYTES), b"%d" % _IDLE_TOKEN_MS),
+                *map(wire.encode, tags),
+            ],
+        )
+        replies = yield from run_all([run])
+        self._check(replies, "invalidate_tags")
+        self.said = replies[-1]
+
+    def clear(self) -> Plan[None]:
+        """Give the namespace another generation, and tell."""
+        fresh, name = secrets.token_bytes(wire.TOKEN_BYTES), self.keys.generation
+        renewed = Command(name, wire.pack(b"SET", name, fresh))
+        replies = yield [renewed, *self._messages(Kind.CLEAR, [""])]
+        self._check(replies, "clear")
+        self.said = replies[-1]
+
+    def clear_on_node(self, prefix: str) -> Plan[None]:
+        """Remove the entries and leases of a prefix from one node.
+
+        Twice, since a load that was begun before may land between the steps of the first pass;
+        it has no lease after that.
+        """
+        for _ in range(2):
+            cursor = b"0"
+            while True:
+                cursor, found = self._scanned((yield [self._scan(prefix, cursor)])[0])
+                if found:
+                    yield self._unlink(found)
+                if cursor == b"0":
+                    break
+
+    def cleared(self, prefix: str) -> Plan[None]:
+        """Tell that a prefix was cleared."""
+        replies = yield self._messages(Kind.CLEAR, [prefix])
+        self._check(replies, "clear")
+        self.said = replies[-1]
+
+    def _scan(self, prefix: str, cursor: bytes) -> Command:
+        pattern = self.keys.pattern(prefix)
+        return Command(None, wire.pack(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT))
+
+    def _scanned(self, reply: Any) -> tuple[bytes, list[bytes]]:
+        cursor, found = self._list(reply, 2, "clear")
+        return cursor, found
+
+    # The log
+
+    def _open(self, tags: Sequence[str]) -> Plan[Stamp]:
+        """Learn, or make, the generation and the tokens of tags; learn where the log ends."""
+        names = [self.keys.generation, *map(self.keys.token, tags)]
+        make = [
+            Command(name, wire.pack(b"SET", name, secrets.token_bytes(wire.TOKEN_BYTES), b"NX"))
+            for name in names
+        ]
+        replies = yield [*make, self._mget_shared(tags), Command(self.keys.log, self._end_request)]
+        self._check(replies, "claim")
+        tokens = self._learn(self._list(replies[-2], len(names), "claim"), tags)
+        end = replies[-1][0][0] if replies[-1] else (yield [self._hello])[0]
+        self._refuse(end, "claim")
+        if self._generation is None or None in tokens.values():
+            raise StoreError(f"{self._label} does not keep what it is given: is its memory full?")
+        known = {tag: token for tag, token in tokens.items() if token is not None}
+        return Stamp(self._generation, known, end.decode())
+
+    @property
+    def _end_request(self) -> bytes:
+        return wire.pack(b"XREVRANGE", self.keys.log, b"+", b"-", b"COUNT", b"1")
+
+    @property
+    def _hello(self) -> Command:
+        """A message without names, so that a log is never empty and its end has a position."""
+        data = wire.pack_message(self.keys.log, self._log_length, self._origin, Kind.NEWS, ())
+        return Command(self.keys.log, data)
+
+    def log_end(self) -> Plan[str]:
+        """Return the position of the log's end, and learn what a first load will need."""
+        return (yield from self._open(())).since
+
+    def announce(self, kind: Kind, names: Sequence[str]) -> Plan[None]:
+        """Append a message."""
+        self._check((yield self._messages(kind, names)), "announce")
+
+    def _messages(self, kind: Kind, names: Sequence[str]) -> list[Command]:
+        log, length, origin = self.keys.log, self._log_length, self._origin
+        return [
+            Command(
+                log,
+                wire.pack_message(
+                    log, length, origin, kind, names[start : start + NAMES_PER_MESSAGE]
+                ),
+            )
+            for start in range(0, len(names) or 1, NAMES_PER_MESSAGE)
+        ]
+
+    # Replies
+
+    def _list(self, reply: Any, length: int | None, operation: str) -> list[Any]:
+        if isinstance(reply, list) and (length is None or len(reply) == length):
+            return reply
+        raise self._refusal(reply, operation)
+
+    def _check(self, replies: Iterable[Any], operation: str) -> None:
+        for reply in replies:
+            self._refuse(reply, operation)
+
+    def _refuse(self, reply: Any, operation: str) -> None:
+        if isinstance(reply, Exception):
+            raise self._refusal(reply, operation)
+
+    def _refusal(self, reply: Any, operation: str) -> StoreError:
+        if isinstance(reply, Exception):
+            return StoreRefused(f"{self._label} refused {operation}: {str(reply)[:200]}")
+        kind = type(reply).__name__
+        return StoreError(f"{self._label} answered {operation} with an unexpected {kind}")
+
+
+def _token(raw: Any) -> bytes | None:
+    return raw[: wire.TOKEN_BYTES] if isinstance(raw, bytes) and len(raw) >= 8 else None
+
+
+def _is_wrong_type(reply: object) -> bool:
+    """Whether Redis refused because a value of another type stands under the key: not ours."""
+    return isinstance(reply, Exception) and str(reply).startswith("WRONGTYPE")
+
+
+def _longest(ttls: Iterable[float | None]) -> float | None:
+    longest = 0.0
+    for ttl in ttls:
+        if ttl is None:
+            return None
+        longest = max(longest, ttl)
+    return longest
