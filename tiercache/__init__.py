@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cache import Cache
 from .codec import Codec
+from .coherence.lock import Lock
 from .default import cached, configure, default_cache
 from .entry import Freshness, RemovalCause
 from .errors import (
@@ -22,11 +23,14 @@ from .errors import (
     EncodeError,
     LoadErrors,
     LoadTimeout,
+    LockLost,
+    LockTimeout,
     StoreError,
     StoreTimeout,
     UncacheableArguments,
 )
 from .functions import AsyncCachedFunction, CachedFunction
+from .invalidating import Invalidation
 from .plugin import Event, Load, Plugin
 from .spec import MISS, Miss, UncacheableValueWarning
 from .stats import CacheInfo, LoadSeconds, Stats
@@ -34,6 +38,7 @@ from .tiers.memory import LRU
 from .tiers.store import Store, Stored
 
 if TYPE_CHECKING:
+    from .coherence.async_lock import AsyncLock
     from .tiers.redis import Redis
     from .tiers.sqlite import SQLite
 
@@ -45,6 +50,9 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "default_cache",
     "AsyncCachedFunction",
     "CachedFunction",
+    "Invalidation",
+    "Lock",
+    "AsyncLock",
     # its tiers
     "LRU",
     "Redis",
@@ -75,11 +83,13 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "StoreTimeout",
     "LoadTimeout",
     "LoadErrors",
+    "LockTimeout",
+    "LockLost",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a store, and what it needs, only where it is asked for."""
+    """Import a store, or what needs asyncio, only where it is asked for."""
     if name == "Redis":
         from .tiers.redis import Redis
 
@@ -88,4 +98,8 @@ def __getattr__(name: str) -> Any:
         from .tiers.sqlite import SQLite
 
         return SQLite
+    if name == "AsyncLock":
+        from .coherence.async_lock import AsyncLock
+
+        return AsyncLock
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

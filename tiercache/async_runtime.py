@@ -13,13 +13,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .async_waits import AsyncExpectation
 from .errors import LoadTimeout
-from .runtime import CONCURRENT_LOADS, FILL_SECONDS
+from .runtime import CONCURRENT_LOADS
 from .singleflight import Deck, Flight, Flights
 
 if TYPE_CHECKING:
     from .spec import Spec
-    from .tiers.store import Store, Stored
+    from .tiers.store import Kind, Namespace
 
 
 class AsyncPort:
@@ -129,33 +130,17 @@ class AsyncPort:
 
         await asyncio.gather(*map(work, jobs), return_exceptions=True)
 
-    async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
-        loop = asyncio.get_running_loop()
-        for flight in filling:
-            landed = loop.create_future()
-            if _join_crowd(flights, flight, loop, landed):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(landed, FILL_SECONDS)
+    def ask(self, namespace: Namespace, operation: str, *args: Any, **options: Any) -> Any:
+        return getattr(namespace, f"a{operation}")(*args, **options)
 
-    def read(self, store: Store, key: str) -> Awaitable[Stored | None]:
-        return store.aread(key)
+    def expectation(self) -> AsyncExpectation:
+        return AsyncExpectation()
 
-    def read_many(self, store: Store, keys: Sequence[str]) -> Awaitable[list[Stored | None]]:
-        return store.aread_many(keys)
+    async def news(self, expectation: AsyncExpectation, seconds: float) -> Kind | None:
+        return await expectation.wait(seconds)
 
-    def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> Awaitable[None]:
-        return store.awrite(key, payload, ttl)
-
-    def write_many(
-        self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
-    ) -> Awaitable[None]:
-        return store.awrite_many(items)
-
-    def delete(self, store: Store, keys: Sequence[str]) -> Awaitable[int]:
-        return store.adelete(keys)
-
-    def clear(self, store: Store, namespace: str) -> Awaitable[None]:
-        return store.aclear(namespace)
+    async def beside(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._start(asyncio.get_running_loop(), work)
 
 
 def _join_crowd(

@@ -6,17 +6,23 @@ key is that key's alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import Any
 
+from .claims import HELD
 from .entry import Entry
 from .flow import Flow, loading
 from .runtime import CONCURRENT_LOADS, BoxedStop, Port
-from .singleflight import Flight
+from .singleflight import Flight, Source
 from .spec import MISS, Spec
+from .tiers.store import Fill, Kind
+from .waits import Waits
 
 #: Loads items together; None to load them one by one, concurrently.
 Batch = Callable[[list[Any]], Any] | None
@@ -127,8 +133,6 @@ class _Journey:
         with flow.flights.lock:
             for key in self.missing:
                 flight, leads = flow.flights.board(key, deck, spec.flight_seconds * rounds, loop)
-                if leads:
-                    flight.skips_store = flow.l2 is not None and flow.l2.is_down
                 (led if leads else followed).append(flight)
         return led, followed
 
@@ -167,23 +171,73 @@ class _Journey:
 
     async def _carry(self, led: Sequence[Flight]) -> None:
         """Bring the led flights their values or errors; whatever happens, they land."""
+        end: Kind | None = Kind.FAILED
         try:
             unread = [flight for flight in led if not self._land_at_once(flight)]
             if self.batch is None:
                 await self.port.gather([partial(self._load_one, flight) for flight in unread])
             else:
-                unread, twins = _told_apart(unread, self.missing)
-                if unread:
-                    await self._load_together(unread)
-                for flight in twins:
-                    await self._load_together([flight])
+                await self._load_batch(unread)
         except BoxedStop as box:
             self._fail(led, box.error)
         except Exception as error:
             self._fail(led, error)
         except BaseException as error:
+            end = None if isinstance(error, GeneratorExit) else Kind.LANDED
             self._fail(led, error, must_retry=self.port.ends_the_leader_only(error))
             raise
+        finally:
+            claims = self.flow.claims
+            if claims is not None and any(flight.lease is not None for flight in led):
+                await claims.give_up(self.port, led, end)
+
+    async def _load_batch(self, flights: Sequence[Flight]) -> None:
+        """Load the keys whose leases are to be had; then see what the others' holders bring.
+
+        Loading one's own before waiting for another's: so no two batches wait for each other.
+        """
+        began, news = time.monotonic(), None
+        with _expecting(self.flow.waits, self.port) as expectation:
+            while flights:
+                mine, held, soonest = await self._claim(flights, began)
+                if news is Kind.FAILED and not mine:
+                    mine, held = held, []  # loaded alongside, without leases
+                mine, twins = _told_apart(mine, self.missing)
+                if mine:
+                    await self._load_together(mine)
+                for flight in twins:
+                    await self._load_together([flight])
+                if held and not expectation.covers(held):
+                    expectation.cover(held)  # and ask once more: from now on no news is missed
+                elif held:
+                    news = await self.port.news(expectation.waiter, soonest)
+                    for flight in held:
+                        flight.source = Source.PEER
+                flights = held
+
+    async def _claim(
+        self, flights: Sequence[Flight], began: float
+    ) -> tuple[list[Flight], list[Flight], float]:
+        """Ask for leases; return the flights to load, those to wait for, and for how long."""
+        flow, spec, claims = self.flow, self.spec, self.flow.claims
+        if claims is None or not spec.uses_store:
+            return list(flights), [], 0.0
+        anew = any(flight.source is Source.STORE for flight in flights)
+        mine, held, soonest = [], [], inf
+        answers = await claims.ask(self.port, flights, spec, anew=anew)
+        for flight, (answer, claim) in zip(flights, answers, strict=True):
+            if answer is MISS:
+                mine.append(flight)
+            elif answer is not HELD:
+                flow.flights.land(flight, answer)
+            else:
+                held.append(flight)
+                if claim.stored is not None:  # and not readable: ask for the lease past it
+                    flight.source = Source.STORE
+                    soonest = 0.0
+                else:
+                    soonest = min(soonest, claims.patience(claim, began, spec))
+        return mine, held, soonest
 
     def _fail(
         self, led: Sequence[Flight], error: BaseException, *, must_retry: bool = False
@@ -209,6 +263,9 @@ class _Journey:
         spec, batch = self.spec, self.batch
         assert batch is not None
         items = [self.missing[flight.key][0].item for flight in flights]
+        for flight in flights:
+            flight.source = Source.LOAD
+            flight.tags = spec.tags if spec.tags_of is None else None
         limit = self.port.limit(self.flow.flights, flights, spec)
         started = perf_counter()
         with loading(flights):
@@ -229,25 +286,77 @@ class _Journey:
     async def _fill(self, flights: Sequence[Flight], values: list[Any], seconds: float) -> None:
         flow, spec = self.flow, self.spec
         kept = []
-        payloads = []
+        fills: list[Fill] = []
         for flight, value in zip(flights, values, strict=True):
             try:
-                verdict = flow.judge(spec, flight.key, value, seconds)
+                life = flow.judge(spec, flight.key, value, seconds)
             except Exception as error:
                 flow.flights.fail(flight, error)
                 continue
-            if verdict is None:
+            if life is None:
                 continue
-            kept.append((flight, value, *verdict))
-            payload = flow.encode_for_store(spec, flight, value, *verdict)
-            if payload is not None:
-                payloads.append(payload)
-        if payloads and flow.l2 is not None:
-            await flow.l2.write(self.port, payloads)
+            kept.append((flight, value, *life))
+            fill = flow.encode_for_store(spec, flight, value, *life)
+            if fill is not None:
+                fills.append(fill)
+        refused = await self._fill_store(flights, fills)
         for flight, value, ttl, tags in kept:
-            flow.put(flight, value, ttl, tags)
+            if flight.key not in refused:
+                flow.put(flight, value, ttl, tags)
         for flight, value in zip(flights, values, strict=True):
             flow.flights.land(flight, value)
+
+    async def _fill_store(self, flights: Sequence[Flight], fills: Sequence[Fill]) -> set[str]:
+        """Write loaded values to L2; return the keys of those that it refused."""
+        l2 = self.flow.l2
+        if not fills or l2 is None:
+            return set()
+        taken = await l2.fill(self.port, fills)
+        filled = {fill.key for fill in fills}
+        for flight in flights:
+            if flight.key in filled:
+                flight.lease = None
+                flight.stop_renewing()
+        if taken is None:
+            return set()
+        return {fill.key for fill, was_taken in zip(fills, taken, strict=True) if not was_taken}
+
+
+class _Expecting:
+    """A batch's waiting for news of any of some keys."""
+
+    def __init__(self, waits: Waits, port: Port) -> None:
+        self._waits = waits
+        self._port = port
+        self._keys: set[str] = set()
+        self.waiter: Any = None
+
+    def covers(self, flights: Sequence[Flight]) -> bool:
+        """Whether news of all these keys would be heard."""
+        return self._keys.issuperset(flight.key for flight in flights)
+
+    def cover(self, flights: Sequence[Flight]) -> None:
+        """Have news of these keys heard, too."""
+        if self.waiter is None:
+            self.waiter = self._port.expectation()
+        for flight in flights:
+            if flight.key not in self._keys:
+                self._keys.add(flight.key)
+                self._waits.add(flight.key, self.waiter)
+
+    def end(self) -> None:
+        """Expect nothing any more."""
+        for key in self._keys:
+            self._waits.remove(key, self.waiter)
+
+
+@contextmanager
+def _expecting(waits: Waits, port: Port) -> Iterator[_Expecting]:
+    expecting = _Expecting(waits, port)
+    try:
+        yield expecting
+    finally:
+        expecting.end()
 
 
 def _told_apart(

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from .bulk import Found, Want, read_many
+from .cache_aside import CacheAside
 from .clock import as_clock, coarse_clock
 from .codec import Codec
+from .coherence.lock import Locks
 from .decorators import Cached, Options, decorate
-from .errors import CacheError, ConfigurationError, LoadErrors, UncacheableArguments
+from .errors import CacheError, ConfigurationError
 from .flow import Flow
+from .invalidating import After, CallTags, F, Keys, decorate_invalidating
 from .keys import Key
+from .lookup import BLIND_TTL
 from .naming import Names
-from .options import Tags, copier, same_kind, tag_options, takes_many, ttl_options
+from .options import (
+    Tags,
+    copier,
+    ttl_options,
+)
 from .plugin import Hooks
 from .registry import live_caches
-from .runtime import BlockingPort, run
-from .spec import MISS, Spec
+from .runtime import BlockingPort
 from .stats import Counters, Stats
 from .tiers.memory import LRU
 from .tiers.store import Store
@@ -30,6 +35,8 @@ from .writing import Writing
 
 if TYPE_CHECKING:
     from .async_runtime import AsyncPort
+    from .coherence.async_lock import AsyncLock
+    from .coherence.lock import Lock
     from .functions import AsyncCachedFunction, CachedFunction, Decorator
     from .plugin import Plugin
 
@@ -41,7 +48,7 @@ DEFAULT_L1_ENTRIES = 10_000
 _NEW_L1: Any = LRU(1)  # stands for "an LRU of this cache's own" as a default
 
 
-class Cache:
+class Cache(CacheAside):
     """Values by key, in this process's memory (L1) and in a store that processes share (L2).
 
     Args:
@@ -52,6 +59,8 @@ class Cache:
         jitter: Share of the TTL by which it is shortened at random, in [0, 1).
         negative_ttl: TTL of a None; by default as any other value.
         load_timeout: How long a load may hold its key.
+        blind_ttl: How long values in L1 may be served while other processes' changes cannot be
+            heard of, since L2 is out of reach.
         copy: Hand out deep copies from L1, or what this function makes of the value.
         plugins: Extensions, called in this order.
         codec: What makes bytes of values for L2.
@@ -72,6 +81,7 @@ class Cache:
         jitter: float = 0.05,
         negative_ttl: Duration | None = None,
         load_timeout: Duration = 30,
+        blind_ttl: Duration = BLIND_TTL,
         copy: bool | Callable[[Any], Any] = False,
         plugins: Iterable[Plugin] = (),
         codec: Codec | None = None,
@@ -85,6 +95,7 @@ class Cache:
         self.jitter = check_jitter(jitter)
         self.negative_ttl = optional_seconds(negative_ttl, name="negative_ttl")
         self.load_timeout = seconds(load_timeout, name="load_timeout")
+        self.blind_ttl = seconds(blind_ttl, name="blind_ttl")
         self.copy = copier(copy)
         self.clock = as_clock(clock)
         self.codec = _checked_codec(codec)
@@ -111,11 +122,20 @@ class Cache:
             self.jitter,
             self.hooks,
             self.counters,
+            self.blind_ttl,
         )
+        self.flow.on_outdated = self._drop_tagged_shortcuts
         self._writing = Writing(self.flow)
-        self._look = self._make_spec()
-        self._load = self._make_spec(function=_call_loader)
-        self._aload = self._make_spec(function=_acall_loader)
+        self._locks = self._make_locks()
+        self.prepare_specs()
+
+    def _make_locks(self) -> Locks:
+        flow = self.flow
+        if flow.l2 is None or flow.bus is None or self.store is None:
+            return Locks(self.name, None, flow.waits, 0.0)
+        return Locks(
+            self.name, flow.l2.namespace, flow.waits, self.store.timeout, listen=flow.bus.start
+        )
 
     @cached_property
     def asyncio(self) -> AsyncPort:
@@ -146,6 +166,7 @@ class Cache:
         negative_errors: type[Exception] | Collection[type[Exception]] = (),
         ignore: Collection[str] = (),
         timeout: Duration | None = None,
+        lease: bool = True,
         batch: Callable[..., Any] | None = None,
     ) -> Decorator: ...
     def cached(self, function_or_key: Any = None, /, *, key: Key = None, **options: Any) -> Any:
@@ -163,6 +184,8 @@ class Cache:
             ignore: Arguments that are no part of the default key, such as ``("self",)``.
             timeout: How long a load may take; then LoadTimeout. A blocking function with a
                 timeout runs on a thread of the cache instead of its caller's.
+            lease: Whether one process in the cluster loads at a time, the others waiting for it;
+                False: each loads for itself.
             batch: For ``many``: loads a list of items (or ``*items``) at once, and returns a
                 dict by item or values in order.
 
@@ -177,6 +200,25 @@ class Cache:
             )
         chosen = Options(key=key if function_or_key is None else function_or_key, **options)
         return lambda function: decorate(self, function, chosen)
+
+    def invalidates(
+        self, key: Keys = None, *, tags: CallTags = (), after: After | None = None
+    ) -> Callable[[F], F]:
+        """Forget values once a function that changes what they are made of has succeeded.
+
+        Args:
+            key: A template over the arguments and the ``result`` (``"user:{result.id}"``),
+                several, or a function of the arguments (and ``result``) that returns keys.
+            tags: Tags of the values; templates too, or a function as for ``key``.
+            after: A hook that is given the Invalidation, to call it when the transaction has
+                been committed: ``transaction.on_commit`` of Django, ``after_commit`` of
+                ``tiercache_plugins.sqlalchemy``. By default it is called before the function
+                returns.
+
+        Raises:
+            ConfigurationError: If an option is illegal or does not fit the function.
+        """
+        return lambda function: decorate_invalidating(self, function, key, tags, after)
 
     def _retire(self, counters: Counters) -> None:
         with self._registering:
@@ -199,195 +241,39 @@ class Cache:
         with self._registering:
             return list(self._functions)
 
-    # Cache-aside
+    # Locks
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key from L1 or L2, or the default.
+    def lock(
+        self, name: str, ttl: Duration = 10, wait: Duration | None = None, *, required: bool = True
+    ) -> Lock:
+        """Return a lock that one holder in the cluster has at a time: ``with cache.lock("x"):``.
 
-        ``tiercache.MISS`` as the default tells a cached None from no value.
-        """
-        value = self._nearby(key)
-        if value is MISS:
-            value = run(self.flow.look(self.blocking, self._look, key))
-        return default if value is MISS else self._handed_out(value)
-
-    async def aget(self, key: str, default: Any = None) -> Any:
-        """Do what ``get`` does, awaited."""
-        value = self._nearby(key)
-        if value is MISS:
-            value = await self.flow.look(self.asyncio, self._look, key)
-        return default if value is MISS else self._handed_out(value)
-
-    def set(self, key: str, value: Any, *, ttl: TTL = None, tags: Tags = ()) -> None:
-        """Store a value in both tiers. ``ttl=math.inf``: it does not expire."""
-        run(self._writing.put(self.blocking, self._spec(ttl, tags), {_checked_key(key): value}))
-
-    async def aset(self, key: str, value: Any, *, ttl: TTL = None, tags: Tags = ()) -> None:
-        """Do what ``set`` does, awaited."""
-        spec = self._spec(ttl, tags)
-        await self._writing.put(self.asyncio, spec, {_checked_key(key): value})
-
-    def delete(self, *keys: str) -> int:
-        """Remove keys from both tiers; loads under way do not bring them back.
-
-        Returns how many there were.
-        """
-        return run(self._writing.delete(self.blocking, _checked_keys(keys))) if keys else 0
-
-    async def adelete(self, *keys: str) -> int:
-        """Do what ``delete`` does, awaited."""
-        return await self._writing.delete(self.asyncio, _checked_keys(keys)) if keys else 0
-
-    def expire(self, *keys: str) -> None:
-        """Make keys stale: the next read loads them again."""
-        if keys:
-            run(self._writing.expire(self.blocking, _checked_keys(keys)))
-
-    async def aexpire(self, *keys: str) -> None:
-        """Do what ``expire`` does, awaited."""
-        if keys:
-            await self._writing.expire(self.asyncio, _checked_keys(keys))
-
-    def get_or_load(
-        self, key: str, loader: Callable[..., T], *, ttl: TTL = None, tags: Tags = ()
-    ) -> T:
-        """Return the value of a key, loading it where no tier has it: once for all callers.
+        It is renewed while it is held. Should it be lost all the same (L2 was out of reach for
+        ``ttl``, or restarted empty), its holder is told: ``lock.lost``, ``lock.check()``. Without
+        L2 it is a lock of this process. It is not reentrant.
 
         Args:
-            key: The key.
-            loader: Called without arguments, or with the key if it takes one.
-            ttl: How long the value stays fresh, by default the cache's; or a function of it.
-            tags: Tags of the value, or a function of it.
-        """
-        same_kind(loader, wants_async=False, where="get_or_load()")
-        value = self._nearby(key)
-        if value is MISS:
-            spec = self._spec(ttl, tags, self._load)
-            value = run(self.flow.read(self.blocking, spec, key, (loader, key))).result()
-        return cast(T, self._handed_out(value))
-
-    async def aget_or_load(
-        self, key: str, loader: Callable[..., Awaitable[T]], *, ttl: TTL = None, tags: Tags = ()
-    ) -> T:
-        """Do what ``get_or_load`` does, awaited, with a loader that is awaited."""
-        same_kind(loader, wants_async=True, where="aget_or_load()")
-        value = self._nearby(key)
-        if value is MISS:
-            spec = self._spec(ttl, tags, self._aload)
-            flight = await self.flow.read(self.asyncio, spec, key, (loader, key))
-            value = flight.result()
-        return cast(T, self._handed_out(value))
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the values that L1 or L2 have, by key, in one round trip."""
-        found, missing = self._nearby_many(keys)
-        if missing:
-            found.update(run(self.flow.look_many(self.blocking, self._look, missing)))
-        return self._handed_out_many(found)
-
-    async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Do what ``get_many`` does, awaited."""
-        found, missing = self._nearby_many(keys)
-        if missing:
-            found.update(await self.flow.look_many(self.asyncio, self._look, missing))
-        return self._handed_out_many(found)
-
-    def set_many(self, values: Mapping[str, Any], *, ttl: TTL = None, tags: Tags = ()) -> None:
-        """Store values by key, in one round trip."""
-        if values:
-            _checked_keys(values)
-            run(self._writing.put(self.blocking, self._spec(ttl, tags), values))
-
-    async def aset_many(
-        self, values: Mapping[str, Any], *, ttl: TTL = None, tags: Tags = ()
-    ) -> None:
-        """Do what ``set_many`` does, awaited."""
-        if values:
-            _checked_keys(values)
-            await self._writing.put(self.asyncio, self._spec(ttl, tags), values)
-
-    def delete_many(self, keys: Iterable[str]) -> int:
-        """Remove keys from both tiers in one round trip; return how many there were."""
-        return self.delete(*keys)
-
-    async def adelete_many(self, keys: Iterable[str]) -> int:
-        """Do what ``delete_many`` does, awaited."""
-        return await self.adelete(*keys)
-
-    def get_or_load_many(
-        self,
-        keys: Iterable[str],
-        loader: Callable[..., Any],
-        *,
-        ttl: TTL = None,
-        tags: Tags = (),
-    ) -> dict[str, Any]:
-        """Return the values of keys: hits in one round trip, the others by one bulk load.
-
-        Args:
-            keys: The keys.
-            loader: Called with the list of missing keys; returns a dict by key, or values in
-                the keys' order. A key it does not name is None.
-            ttl: As of ``get_or_load``.
-            tags: As of ``get_or_load``.
+            name: Locks of other caches, and keys, are apart.
+            ttl: How long it outlives a holder that has died.
+            wait: How long to wait for it; 0: not at all; None: as long as it takes.
+            required: Whether not getting it in time raises; else the block is entered without,
+                ``lock.is_held`` being False.
 
         Raises:
-            LoadErrors: If some could not be loaded; it carries the others' ``.results``.
+            LockTimeout: On entering, if it is not to be had in time, or L2 is out of reach.
+            LockLost: On leaving, if it was lost meanwhile.
+            ConfigurationError: If an option is illegal.
         """
-        same_kind(loader, wants_async=False, where="get_or_load_many()")
-        spec = self._spec(ttl, tags, self._load)
-        wants, batch = _wants(keys), takes_many(loader)
-        return self._many(run(read_many(self.flow, self.blocking, spec, wants, batch)))
+        return self._locks.lock(name, ttl=ttl, wait=wait, required=required)
 
-    async def aget_or_load_many(
-        self,
-        keys: Iterable[str],
-        loader: Callable[..., Any],
-        *,
-        ttl: TTL = None,
-        tags: Tags = (),
-    ) -> dict[str, Any]:
-        """Do what ``get_or_load_many`` does, awaited, with a loader that is awaited."""
-        same_kind(loader, wants_async=True, where="aget_or_load_many()")
-        spec = self._spec(ttl, tags, self._aload)
-        wants, batch = _wants(keys), takes_many(loader)
-        return self._many(await read_many(self.flow, self.asyncio, spec, wants, batch))
+    def alock(
+        self, name: str, ttl: Duration = 10, wait: Duration | None = None, *, required: bool = True
+    ) -> AsyncLock:
+        """Do what ``lock`` does, for ``async with``; a task whose lock is lost is cancelled.
 
-    def clear(self) -> None:
-        """Remove everything from both tiers."""
-        self.clear_prefix("")
-
-    async def aclear(self) -> None:
-        """Do what ``clear`` does, awaited."""
-        await self.aclear_prefix("")
-
-    def clear_prefix(self, prefix: str) -> None:
-        """Remove every key that begins with a prefix from both tiers."""
-        run(self._writing.clear(self.blocking, prefix, lambda: self._forget(prefix)))
-
-    async def aclear_prefix(self, prefix: str) -> None:
-        """Do what ``clear_prefix`` does, awaited."""
-        await self._writing.clear(self.asyncio, prefix, lambda: self._forget(prefix))
-
-    # Looking without using: what f.peek() and f.set() are made of
-
-    def peek(self, key: str, spec: Spec) -> Any:
-        """Return the value of a key in either tier, or MISS, without counting a use."""
-        value = run(self.flow.peek(self.blocking, spec, key))
-        return value if value is MISS else self._handed_out(value)
-
-    async def apeek(self, key: str, spec: Spec) -> Any:
-        """Do what ``peek`` does, awaited."""
-        value = await self.flow.peek(self.asyncio, spec, key)
-        return value if value is MISS else self._handed_out(value)
-
-    def put(self, key: str, value: Any, spec: Spec) -> None:
-        """Store a value as a function's."""
-        run(self._writing.put(self.blocking, spec, {key: value}))
-
-    async def aput(self, key: str, value: Any, spec: Spec) -> None:
-        """Do what ``put`` does, awaited."""
-        await self._writing.put(self.asyncio, spec, {key: value})
+        Its block then ends with LockLost.
+        """
+        return self._locks.alock(name, ttl=ttl, wait=wait, required=required)
 
     # Life
 
@@ -414,11 +300,13 @@ class Cache:
             decode_errors=counters.decode_errors,
             encode_errors=counters.encode_errors,
             plugin_errors=counters.plugin_errors,
+            bus_gaps=counters.bus_gaps,
         )
 
     def close(self) -> None:
         """Stop plugins and release connections, threads and tasks. Safe to call twice."""
         self._stop()
+        self._locks.close()
         if self.store is not None:
             self.store.close()
 
@@ -426,6 +314,7 @@ class Cache:
         """Do what ``close`` does, awaited."""
         self._stop()
         await self.asyncio.quiesce()
+        await self._locks.aclose()
         if self.store is not None:
             await self.store.aclose()
 
@@ -438,6 +327,7 @@ class Cache:
             if cancel is not None:
                 flights.fail(flight, CacheError(f"cache {self.name!r} was closed during a load"))
                 cancel()
+        self.flow.stop()
         if self.clock is coarse_clock:
             coarse_clock.stop()
 
@@ -477,126 +367,26 @@ class Cache:
 
     def after_fork(self) -> None:
         """Bring locks in order in a forked child, and forget the parent's loads."""
+        self._registering = threading.RLock()
+        self._names.after_fork()
+        for function in self.functions():
+            function.shortcuts.after_fork()
         if self.memory is not None:
             self.memory.after_fork()
         self.blocking = BlockingPort()
         self.__dict__.pop("asyncio", None)
         self.flow.after_fork()
-        self._registering = threading.RLock()
-        self._names.after_fork()
-        for function in self.functions():
-            function.shortcuts.after_fork()
+        self._locks.after_fork()
 
     # Inside
-
-    def _nearby(self, key: str) -> Any:
-        """Return what L1 has for a key, or MISS."""
-        found = self.flow.usable(_checked_key(key))
-        if found is None:
-            return MISS
-        return self.flow.hit(*found)
-
-    def _nearby_many(self, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return what L1 has, by key, and the keys of the rest."""
-        unique = list(dict.fromkeys(_checked_keys(keys)))
-        if self.memory is None:
-            return {}, unique
-        found = {key: value for key in unique if (value := self._nearby(key)) is not MISS}
-        return found, [key for key in unique if key not in found]
-
-    def _handed_out(self, value: Any) -> Any:
-        return value if self.copy is None else self.copy(value)
-
-    def _handed_out_many(self, values: dict[str, Any]) -> dict[str, Any]:
-        copy = self.copy
-        return values if copy is None else {key: copy(value) for key, value in values.items()}
-
-    def _many(self, found: Found) -> dict[str, Any]:
-        values = self._handed_out_many(found.values)
-        if found.errors:
-            total = len(found.errors) + len(values)
-            raise LoadErrors(
-                f"{len(found.errors)} of {total} keys could not be loaded", found.errors, values
-            )
-        return values
 
     def _drop_shortcuts(self) -> None:
         for function in self.functions():
             function.shortcuts.reset()
 
-    def _forget(self, prefix: str) -> None:
-        if self.memory is None:
-            return
-        if not prefix:
-            self.memory.clear()
-            return
-        for key in self.memory:
-            if key.startswith(prefix):
-                self.memory.remove(key)
-
-    def _spec(self, ttl: TTL, tags: Tags, base: Spec | None = None) -> Spec:
-        base = base or self._look
-        if ttl is None and not tags:
-            return base
-        return self._make_spec(base.function, ttl, tags)
-
-    def _make_spec(
-        self, function: Callable[..., Any] | None = None, ttl: TTL = None, tags: Tags = ()
-    ) -> Spec:
-        return Spec(
-            name=f"cache {self.name!r}",
-            counters=self.counters,
-            load_seconds=self.load_timeout,
-            **(self.ttl_options if ttl is None else ttl_options(ttl)),
-            **tag_options(tags),
-            function=function,
-            negative_ttl=self.negative_ttl,
-        )
-
-
-def _call_loader(loader: Callable[..., Any], key: str) -> Any:
-    return loader(key) if _takes_key(loader) else loader()
-
-
-async def _acall_loader(loader: Callable[..., Awaitable[Any]], key: str) -> Any:
-    awaitable = loader(key) if _takes_key(loader) else loader()
-    if not inspect.isawaitable(awaitable):
-        raise ConfigurationError(
-            f"aget_or_load() awaits its loader, and {loader!r} returned {awaitable!r}; "
-            "make it async def, or use get_or_load()"
-        )
-    return await awaitable
-
-
-def _takes_key(loader: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(loader).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    required = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
-    return len(required) == 1
-
-
-def _wants(keys: Iterable[str]) -> list[Want]:
-    return [Want(key, key) for key in _checked_keys(keys)]
-
-
-def _checked_keys(keys: Iterable[str]) -> list[str]:
-    if isinstance(keys, str):
-        raise UncacheableArguments(f"keys must be several texts, got {keys!r}; use [{keys!r}]")
-    result = list(keys)
-    for key in result:
-        if type(key) is not str:
-            _checked_key(key)
-    return result
-
-
-def _checked_key(key: str) -> str:
-    if type(key) is not str:
-        raise UncacheableArguments(
-            f"a key must be text, got {key!r} ({type(key).__name__}); use str(...)"
-        )
-    return key
+    def _drop_tagged_shortcuts(self, tags: Collection[str]) -> None:
+        for function in self.functions():
+            function.shortcuts.reset_tagged(tags)
 
 
 def _checked_name(name: str) -> str:

@@ -50,6 +50,7 @@ class Options:
     negative_errors: Any = ()
     ignore: Collection[str] = ()
     timeout: Duration | None = None
+    lease: bool = True
     batch: Callable[..., Any] | None = None
 
 
@@ -179,7 +180,8 @@ class Cached(ABC):
     def _count_hit(self, parts: tuple[Any, ...] | None, entry: Entry) -> None:
         memory = self.cache.memory
         if memory is not None:
-            self.shortcuts.count_hit(parts, entry, memory)
+            is_outdated = self.cache.flow.flights.is_outdated
+            self.shortcuts.count_hit(parts, entry, memory, is_outdated)
 
     def _parts(self, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
         return self.maker.parts(*args, **kwargs) if self._uses_shortcuts else None
@@ -220,6 +222,7 @@ class Cached(ABC):
             negative_ttl=negative,
             negative_errors=errors,
             timeout=timeout,
+            lease=_checked_lease(options.lease, name),
             on_hit=self._count_bulk_hit,
         )
 
@@ -460,6 +463,12 @@ def _takes_instance(batch: Callable[..., Any] | None) -> bool:
         return False
     first = next(iter(inspect.signature(batch).parameters), "")
     return first in _FIRST_OF_METHODS
+
+
+def _checked_lease(lease: object, name: str) -> bool:
+    if not isinstance(lease, bool):
+        raise ConfigurationError(f"lease of {name} must be True or False, got {lease!r}")
+    return lease
 
 
 def _checked_batch(batch: Callable[..., Any] | None, function: Callable[..., Any]) -> Batch:

@@ -51,13 +51,16 @@ class Entry:
 class TaggedEntry(Entry):
     """An entry that a tag invalidation may concern."""
 
-    __slots__ = ("tags",)
+    __slots__ = ("born", "tags")
 
     tags: tuple[str, ...]
 
-    def __init__(self, key: str, value: Any, fresh_until: float, tags: tuple[str, ...]) -> None:
+    def __init__(
+        self, key: str, value: Any, fresh_until: float, tags: tuple[str, ...], born: int = 0
+    ) -> None:
         super().__init__(key, value, fresh_until)
         self.tags = tags
+        self.born = born  # the era in which its load began: see singleflight.py
 
 
 @final
@@ -103,9 +106,13 @@ def is_error(value: Any) -> bool:
     return value.__class__ is RememberedError
 
 
-def make_entry(key: str, value: Any, fresh_until: float, tags: tuple[str, ...] = ()) -> Entry:
+def make_entry(
+    key: str, value: Any, fresh_until: float, tags: tuple[str, ...] = (), born: int = 0
+) -> Entry:
     """Return an entry of the smallest class that holds what is given."""
-    return TaggedEntry(key, value, fresh_until, tags) if tags else Entry(key, value, fresh_until)
+    if tags:
+        return TaggedEntry(key, value, fresh_until, tags, born)
+    return Entry(key, value, fresh_until)
 
 
 def freshness(entry: Entry, now: float) -> Freshness:

@@ -41,6 +41,14 @@ class LoadTimeout(CacheError, TimeoutError):
     """A load took longer than ``timeout`` or ``load_timeout``."""
 
 
+class LockTimeout(CacheError, TimeoutError):
+    """A lock could not be had in time: somebody holds it, or the store does not answer."""
+
+
+class LockLost(CacheError):
+    """A lock is not, or no longer, held by who relies on it."""
+
+
 class LoadErrors(CacheError, ExceptionGroup[Exception]):
     """Some keys of a batch could not be loaded.
 

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from datetime import date
 from typing import Any
 from uuid import UUID
 
 from .clock import Clock, PreciseClock
-from .entry import DEAD, Entry, is_error
+from .entry import DEAD, Entry, TaggedEntry, is_error
 from .keys import KeyMaker
 from .tiers.memory import LRU
 
 _SWEEP_AT_LEAST = 64  # shortcuts, before dead ones are looked for
+_MOST_TAGS = 1000  # told apart per function
 
 #: Classes whose equal instances are the same value, so that a dict may find them.
 _PLAIN = frozenset({int, str, bool, bytes, type(None), UUID, date})
@@ -41,10 +42,17 @@ class Shortcuts:
         self._lock = threading.RLock()  # a finalizer may call the function
         self._base_hits = 0  # of entries past, less what entries had before; guarded by _lock
         self._sweep_at = _SWEEP_AT_LEAST  # guarded by _lock
+        self._tags: set[str] | None = set()  # of entries led to; None: any; guarded by _lock
         #: What the generated wrapper sees as its globals.
         self.namespace: dict[str, Any] = {"_tc_kind": None, "_tc_table": {}, "_tc_typed": {}}
 
-    def count_hit(self, arguments: tuple[Any, ...] | None, entry: Entry, memory: LRU) -> None:
+    def count_hit(
+        self,
+        arguments: tuple[Any, ...] | None,
+        entry: Entry,
+        memory: LRU,
+        is_outdated: Callable[[TaggedEntry], bool],
+    ) -> None:
         """Count a hit that the slow path served, and make a shortcut for the next.
 
         There is none without arguments, where a dict could not tell the arguments from others,
@@ -56,13 +64,32 @@ class Shortcuts:
             elif not self._holds(arguments, entry):
                 self._base_hits += 1
                 # A clear empties L1 first and the shortcuts after, under this lock: so an entry
-                # that stands in L1 now is either not cleared or its shortcut will be.
-                if memory.table.get(entry.key) is entry:
-                    self._install(arguments, entry)
+                # that stands in L1 now is either not cleared or its shortcut will be. The same
+                # goes for the invalidation of a tag.
+                if memory.table.get(entry.key) is not entry:
+                    return
+                if entry.__class__ is TaggedEntry:
+                    if is_outdated(entry):
+                        return
+                    self._note_tags(entry.tags)
+                self._install(arguments, entry)
+
+    def reset_tagged(self, tags: Collection[str]) -> None:
+        """Drop every shortcut, if some may lead to entries with these tags."""
+        with self._lock:
+            if self._tags is None or not self._tags.isdisjoint(tags):
+                self.reset()
+
+    def _note_tags(self, tags: Iterable[str]) -> None:
+        if self._tags is not None:
+            self._tags.update(tags)
+            if len(self._tags) > _MOST_TAGS:
+                self._tags = None
 
     def reset(self) -> None:
         """Drop every shortcut."""
         with self._lock:
+            self._tags = set()
             self._base_hits += sum(entry.hits for entry in self._entries())
             self.namespace.update(_tc_table={}, _tc_typed={})
             self._sweep_at = _SWEEP_AT_LEAST

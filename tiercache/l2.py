@@ -1,171 +1,283 @@
 """L2 as the read and write paths see it: its trouble is counted and logged, never raised.
 
-It also remembers what L2 was not told. A delete that did not reach it would bring the old value
-back; so a key whose invalidation is owed is not believed, and before L2 is read for it the debt is
-paid.
+A breaker keeps calls off a store that does not answer. Invalidations that it did not take are owed
+(coherence/debts.py), and delivered, in order, before anything is read from it again. An operation
+that could not be done answers None; whoever asked goes on without L2.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from threading import RLock
-from typing import TYPE_CHECKING
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+from .coherence.debts import Debts, Owed
+from .coherence.keeper import Handle, keeper
+from .coherence.lease import LEASE_SECONDS, RENEWALS, new_nonces
+from .errors import StoreError
 from .plugin import Event, Hooks
 from .stats import Counters
+from .tiers.breaker import Breaker, State
+from .tiers.store import Claim, Fill, Item, Kind, Lease, LeaseMode, StoreBusy, StoreRefused
 
 if TYPE_CHECKING:
     from .runtime import Port
-    from .tiers.store import Store, Stored
+    from .tiers.store import Namespace, Store, Stored
 
 log = logging.getLogger(__name__)
 
-DISTRUSTED_KEYS = 10_000  # whose invalidation did not reach L2; past that, all are
+SAY_AGAIN = 60.0  # seconds between lines in the log about one and the same refusal
+REFUSED_PAUSE = 0.2  # seconds until the store is asked again to take what it has refused
+
+_NOTHING: Final = object()  # the answer of an operation that was not done
+
+_breakers: weakref.WeakKeyDictionary[Store, Breaker] = weakref.WeakKeyDictionary()
+_making_breakers = threading.Lock()
+
+
+def breaker_of(store: Store) -> Breaker:
+    """Return the breaker of a store, which all caches on it share."""
+    with _making_breakers:
+        breaker = _breakers.get(store)
+        if breaker is None:
+            breaker = _breakers[store] = Breaker(store.timeout)
+        return breaker
 
 
 class L2:
     """A cache's part of a store."""
 
     def __init__(self, cache: str, store: Store, hooks: Hooks, counters: Counters) -> None:
-        self.store = store
-        self.is_down = False  # whether the last operation failed, and the log has said so
+        self.origin = secrets.token_hex(6)
+        self.namespace: Namespace = store.namespace(cache, self.origin)
+        self.breaker = breaker_of(store)
+        self.debts = Debts()
+        self.is_down = False  # whether the log has said so
         self._cache = cache
-        self._prefix = f"{cache}:"  # of this cache's keys
         self._hooks = hooks
         self._counters = counters
-        self._lock = RLock()
-        self._distrusts = 0  # invalidations that L2 did not take so far; guarded by _lock
-        self._distrusted: dict[str, int] = {}  # keys of these, and which; guarded by _lock
-        self._distrusts_all = 0  # that of the whole cache, if any; guarded by _lock
+        self._lock = threading.RLock()
+        self._is_settling = False  # somebody delivers what is owed; guarded by _lock
+        self._failures_before = 0  # store errors counted when the outage began
+        self._said: dict[tuple[type[Exception], str], float] = {}  # until when; guarded by _lock
+        self._settle_after = 0.0  # monotonic time before which the store need not be asked to
 
     def after_fork(self) -> None:
-        """Take a new lock in a forked child."""
-        self._lock = RLock()
+        """Take new locks in a forked child; what the parent owes, the parent delivers."""
+        self._lock = threading.RLock()
+        self._is_settling = False
+        self.debts.after_fork()
 
-    async def read(self, port: Port, key: str) -> Stored | None:
+    # Entries
+
+    async def read(self, port: Port, key: str, tags: Sequence[str] = ()) -> Stored | None:
         """Return what L2 holds for a key; None also where it cannot say."""
-        try:
-            if (self._distrusted or self._distrusts_all) and self.distrusts(key):
-                await self._repair(port, [key])
-            stored = await port.read(self.store, self._prefix + key)
-        except Exception as error:
-            self._failed("read", error, key)
-            return None
-        if self.is_down:
-            self._answered()
-        return stored
+        answer: Any = await self._ask(port, "read", key, key, tags)
+        return None if answer is _NOTHING else answer
 
-    async def read_many(self, port: Port, keys: Sequence[str]) -> Sequence[Stored | None]:
+    async def read_many(
+        self, port: Port, keys: Sequence[str], tags: Sequence[str] = ()
+    ) -> Sequence[Stored | None]:
         """Return what L2 holds for each key, in one round trip."""
+        answer: Any = await self._ask(port, "read_many", keys[0], keys, tags)
+        return [None] * len(keys) if answer is _NOTHING else answer
+
+    async def write(self, port: Port, items: Sequence[Item]) -> bool:
+        """Write payloads to L2; what is not taken is owed as an invalidation. Say if it was."""
+        keys = [item.key for item in items]
+        operation: tuple[Any, ...] = ("write_many", items)
+        if len(items) == 1:
+            operation = ("write", *items[0])
+        return await self._tell(port, Kind.DELETE, keys, *operation) is not None
+
+    async def delete(self, port: Port, keys: Sequence[str], kind: Kind = Kind.DELETE) -> int:
+        """Remove keys from L2; what cannot be removed now is owed."""
+        return await self._tell(port, Kind.DELETE, keys, "delete", keys, kind) or 0
+
+    async def invalidate_tags(self, port: Port, tags: Sequence[str]) -> None:
+        """Invalidate tags in L2; what cannot be now is owed."""
+        await self._tell(port, Kind.TAGS, tags, "invalidate_tags", tags)
+
+    async def clear(self, port: Port, prefix: str) -> None:
+        """Clear a prefix, or everything, in L2; what cannot be cleared now is owed."""
+        await self._tell(port, Kind.CLEAR, [prefix], "clear", prefix)
+
+    async def _tell(
+        self, port: Port, kind: Kind, names: Sequence[str], operation: str, *args: Any
+    ) -> Any:
+        """Do what invalidates names; where it was not done, it is owed, and the answer is None."""
+        until = self.debts.last
         try:
-            if self._distrusted or self._distrusts_all:
-                suspects = [key for key in keys if self.distrusts(key)]
-                if suspects:
-                    await self._repair(port, suspects)
-            found = await port.read_many(self.store, [self._prefix + key for key in keys])
+            answer = await self._ask(port, operation, names[0], *args)
+        except BaseException:  # interrupted: nobody knows whether it was done
+            self.debts.owe(kind, names)
+            raise
+        if answer is _NOTHING:
+            self.debts.owe(kind, names)
+            return None
+        self.debts.settled(kind, names, until)
+        return 0 if answer is None else answer
+
+    # Leases
+
+    async def claim(
+        self,
+        port: Port,
+        keys: Sequence[str],
+        tags: Sequence[str],
+        mode: LeaseMode,
+        *,
+        anew: bool,
+    ) -> Sequence[Claim] | None:
+        """Ask for the leases of keys; None where L2 cannot say: load without."""
+        nonces = new_nonces(len(keys))
+        try:
+            answer: Any = await self._ask(
+                *(port, "claim", keys[0], keys, nonces),
+                seconds=LEASE_SECONDS,
+                tags=tags,
+                mode=mode,
+                anew=anew,
+            )
+        except GeneratorExit:  # nothing can be awaited any more; they end by themselves
+            raise
+        except BaseException:  # interrupted: they may have been granted
+            await port.beside(self.release(port, list(zip(keys, nonces, strict=True)), Kind.LANDED))
+            raise
+        return None if answer is _NOTHING else answer
+
+    async def fill(self, port: Port, fills: Sequence[Fill]) -> Sequence[bool] | None:
+        """Store loaded values under their leases; None where L2 cannot say."""
+        answer: Any = await self._ask(port, "fill", fills[0].key, fills)
+        return None if answer is _NOTHING else answer
+
+    async def release(self, port: Port, leases: Sequence[tuple[str, bytes]], kind: Kind) -> None:
+        """End leases without a fill."""
+        await self._ask(port, "release", leases[0][0], leases, kind)
+
+    def keep(self, leases: Sequence[tuple[str, Lease]], seconds: float) -> Handle:
+        """Have leases renewed until the handle is cancelled, or their loads are overdue."""
+        held = [(key, lease.nonce) for key, lease in leases]
+        until = time.monotonic() + seconds
+
+        def renew() -> float | None:
+            if time.monotonic() < until and self.breaker.state is State.CLOSED:
+                self.namespace.renew(held, LEASE_SECONDS)
+            return None
+
+        return keeper.keep(LEASE_SECONDS / RENEWALS, _quietly(renew), group=self.namespace)
+
+    # How anything is asked
+
+    async def _ask(
+        self, port: Port, operation: str, subject: str, *args: Any, **options: Any
+    ) -> Any:
+        """Return what the store answers, or _NOTHING. ``subject``: a key, for events."""
+        began = time.monotonic()
+        breaker = self.breaker
+        if not breaker.admits(began) or (self.debts and not await self._settle(port)):
+            return _NOTHING
+        try:
+            answer = await port.ask(self.namespace, operation, *args, **options)
         except Exception as error:
-            self._failed("read_many", error, keys[0])
-            return [None] * len(keys)
+            self._failed(operation, error, subject, time.monotonic() - began)
+            return _NOTHING
+        except BaseException:
+            breaker.abstained()
+            raise
+        now = time.monotonic()
+        breaker.succeeded(now, now - began)
         if self.is_down:
             self._answered()
-        return found
+        return answer
 
-    async def write(self, port: Port, items: Sequence[tuple[str, bytes, float | None]]) -> bool:
-        """Write payloads to L2; say whether it took them."""
-        named = [(self._prefix + key, payload, ttl) for key, payload, ttl in items]
-        since = self._distrusts
+    async def settle(self, port: Port) -> bool:
+        """Deliver what is owed, if anything and if the store is thought to answer."""
+        return not self.debts or (
+            self.breaker.admits(time.monotonic()) and await self._settle(port)
+        )
+
+    async def _settle(self, port: Port) -> bool:
+        """Deliver what is owed; False where it is not all delivered, or somebody is at it."""
+        with self._lock:
+            if self._is_settling:
+                self.breaker.abstained()
+                return False
+            self._is_settling = True
+        began = time.monotonic()
         try:
-            if len(named) == 1:
-                await port.write(self.store, *named[0])
-            else:
-                await port.write_many(self.store, named)
+            if began < self._settle_after:
+                self.breaker.abstained()
+                return False
+            while (owed := self.debts.next()) is not None:
+                await self._deliver(port, owed)
+                self.debts.paid(owed)
         except Exception as error:
-            self._failed("write", error, items[0][0])
+            self._settle_after = time.monotonic() + REFUSED_PAUSE
+            self._failed("settle", error, "", time.monotonic() - began)
             return False
-        self._trust([key for key, _, _ in items], since)
+        except BaseException:
+            self.breaker.abstained()
+            raise
+        finally:
+            self._is_settling = False
+        now = time.monotonic()
+        self.breaker.succeeded(now, now - began)
         self._answered()
         return True
 
-    async def delete(self, port: Port, keys: Sequence[str]) -> int:
-        """Delete keys from L2; what cannot be deleted now is not believed until it is."""
-        since = self._distrusts
-        try:
-            count = await port.delete(self.store, [self._prefix + key for key in keys])
-        except Exception as error:
-            self.distrust(keys)
-            self._failed("delete", error, keys[0])
-            return 0
-        except BaseException:
-            self.distrust(keys)
-            raise
-        self._trust(keys, since)
-        self._answered()
-        return count
+    async def _deliver(self, port: Port, owed: Owed) -> None:
+        operation = {Kind.TAGS: "invalidate_tags", Kind.CLEAR: "clear"}.get(owed.kind, "delete")
+        await port.ask(
+            self.namespace, operation, owed.names[0] if owed.kind is Kind.CLEAR else owed.names
+        )
 
-    async def clear(self, port: Port, prefix: str) -> None:
-        """Delete every key of L2 that begins with a prefix."""
-        try:
-            await port.clear(self.store, self._prefix + prefix)
-        except Exception as error:
-            self._distrust_all()
-            self._failed("clear", error, prefix)
-        except BaseException:
-            self._distrust_all()
-            raise
-
-    async def _repair(self, port: Port, keys: Sequence[str]) -> None:
-        """Do in L2 what could not be done when it was due. Raises what the store raises."""
-        since = self._distrusts  # what is distrusted while this is under way stays so
-        if self._distrusts_all:
-            await port.clear(self.store, self._prefix)
-            with self._lock:
-                if self._distrusts_all <= since:
-                    self._distrusts_all = 0
-            return
-        await port.delete(self.store, [self._prefix + key for key in keys])
-        self._trust(keys, since)
-
-    def distrusts(self, key: str) -> bool:
-        """Whether L2 may hold a value of the key that was invalidated."""
-        return bool(self._distrusts_all) or key in self._distrusted
-
-    def distrust(self, keys: Sequence[str]) -> None:
-        """Remember that L2 may hold values of keys that were invalidated."""
-        with self._lock:
-            self._distrusts += 1
-            self._distrusted.update(dict.fromkeys(keys, self._distrusts))
-            if len(self._distrusted) > DISTRUSTED_KEYS:
-                self._distrust_all()
-
-    def _distrust_all(self) -> None:
-        with self._lock:
-            self._distrusts += 1
-            self._distrusts_all = self._distrusts
-            self._distrusted.clear()
-
-    def _trust(self, keys: Sequence[str], since: int) -> None:
-        """Believe L2 again for keys that were distrusted up to a moment."""
-        if self._distrusted:
-            with self._lock:
-                for key in keys:
-                    if self._distrusted.get(key, since + 1) <= since:
-                        del self._distrusted[key]
-
-    def _failed(self, operation: str, error: Exception, key: str) -> None:
-        """Count a failure, and log the first of a row."""
+    def _failed(self, operation: str, error: Exception, key: str, seconds: float) -> None:
+        """Count a failure; log what begins an outage, and what is no outage now and then."""
         self._counters.store_errors += 1
         if self._hooks.on_event:
             self._hooks.tell(Event("store_error", self._cache, key, operation))
-        if not self.is_down:
+        if isinstance(error, StoreBusy | StoreRefused):
+            self.breaker.abstained()
+            self._say_sometimes(operation, error)
+            return
+        self.breaker.failed(time.monotonic(), seconds)
+        with self._lock:
+            if self.is_down:
+                return
             self.is_down = True
-            log.warning("cache %r goes on without L2: %s failed: %s", self._cache, operation, error)
+            self._failures_before = self._counters.store_errors - 1
+        log.warning("cache %r goes on without L2: %s failed: %s", self._cache, operation, error)
+        if not isinstance(error, StoreError):
+            log.error("%s failed for a reason of its own", operation, exc_info=error)
+
+    def _say_sometimes(self, operation: str, error: Exception) -> None:
+        now, subject = time.monotonic(), (type(error), operation)
+        with self._lock:
+            if now < self._said.get(subject, now):
+                return
+            self._said[subject] = now + SAY_AGAIN
+        log.warning("cache %r does without L2 where it cannot have it: %s", self._cache, error)
 
     def _answered(self) -> None:
-        if self.is_down:
-            self.is_down = False
-            log.warning(
-                "cache %r has its L2 back; %d operations failed in all",
-                self._cache,
-                self._counters.store_errors,
-            )
+        with self._lock:
+            was_down, self.is_down = self.is_down, False
+            failures = self._counters.store_errors - self._failures_before
+        if was_down:
+            log.warning("cache %r has its L2 back; %d operations failed", self._cache, failures)
+
+
+def _quietly(renew: Callable[[], float | None]) -> Callable[[], float | None]:
+    """Let a renewal fail: the lease ends by itself, and a fill under it is refused."""
+
+    def quietly() -> float | None:
+        try:
+            return renew()
+        except StoreError:
+            return None
+
+    return quietly

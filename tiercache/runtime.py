@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import ConfigurationError, LoadTimeout
 from .singleflight import Deck, Flight, Flights
+from .waits import ThreadExpectation
 
 if TYPE_CHECKING:
     import asyncio
 
     from .spec import Spec
-    from .tiers.store import Store, Stored
+    from .tiers.store import Kind, Namespace
+    from .waits import Expectation
 
 _T = TypeVar("_T")
 
-FILL_SECONDS = 5.0  # a store's own timeout ends a fill long before
+FILL_SECONDS = 5.0  # for L2 around a load; a store's own timeout ends each operation before
 CONCURRENT_LOADS = 16  # of one batch that has no bulk loader
 THREADS = 32  # blocking loads that run beside their callers, in one cache
 
@@ -103,20 +105,21 @@ class Port(Protocol):
         """Run jobs side by side; they do not raise."""
         ...
 
-    async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
-        """Wait for commands that are on the wire, no longer than the store takes for them."""
+    def ask(self, namespace: Namespace, operation: str, *args: Any, **options: Any) -> Any:
+        """Return an awaitable of what an operation of L2 answers."""
         ...
 
-    def read(self, store: Store, key: str) -> Awaitable[Stored | None]: ...
-    def read_many(self, store: Store, keys: Sequence[str]) -> Awaitable[list[Stored | None]]: ...
-    def write(
-        self, store: Store, key: str, payload: bytes, ttl: float | None
-    ) -> Awaitable[None]: ...
-    def write_many(
-        self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
-    ) -> Awaitable[None]: ...
-    def delete(self, store: Store, keys: Sequence[str]) -> Awaitable[int]: ...
-    def clear(self, store: Store, namespace: str) -> Awaitable[None]: ...
+    def expectation(self) -> Expectation:
+        """Return what a caller of this kind waits with."""
+        ...
+
+    async def news(self, expectation: Any, seconds: float) -> Kind | None:
+        """Wait for news, at most so many seconds; return its kind."""
+        ...
+
+    async def beside(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have work done that nobody waits for, and that no caller's cancellation reaches."""
+        ...
 
 
 class BlockingPort:
@@ -198,15 +201,6 @@ class BlockingPort:
             if thread is not None:
                 thread.join()
 
-    async def wait_for_fills(self, flights: Flights, filling: Sequence[Flight]) -> None:
-        for flight in filling:
-            if flight.loop is not None and flight.loop is running_loop():
-                continue  # it cannot land while this blocks its event loop
-            gate = threading.Lock()
-            gate.acquire()
-            if flights.on_landing(flight, gate.release):
-                gate.acquire(timeout=FILL_SECONDS)
-
     def _call_beside(self, function: Any, args: Any, kwargs: Any, timeout: float) -> Any:
         outcome: list[tuple[Any, BaseException | None]] = []
         done = threading.Event()
@@ -252,22 +246,14 @@ class BlockingPort:
         thread.start()
         return thread
 
-    async def read(self, store: Store, key: str) -> Stored | None:
-        return store.read(key)
+    async def ask(self, namespace: Namespace, operation: str, *args: Any, **options: Any) -> Any:
+        return getattr(namespace, operation)(*args, **options)
 
-    async def read_many(self, store: Store, keys: Sequence[str]) -> list[Stored | None]:
-        return store.read_many(keys)
+    def expectation(self) -> ThreadExpectation:
+        return ThreadExpectation()
 
-    async def write(self, store: Store, key: str, payload: bytes, ttl: float | None) -> None:
-        store.write(key, payload, ttl)
+    async def news(self, expectation: ThreadExpectation, seconds: float) -> Kind | None:
+        return expectation.wait(seconds)
 
-    async def write_many(
-        self, store: Store, items: Sequence[tuple[str, bytes, float | None]]
-    ) -> None:
-        store.write_many(items)
-
-    async def delete(self, store: Store, keys: Sequence[str]) -> int:
-        return store.delete(keys)
-
-    async def clear(self, store: Store, namespace: str) -> None:
-        store.clear(namespace)
+    async def beside(self, work: Coroutine[Any, Any, Any]) -> None:
+        await work

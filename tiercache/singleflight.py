@@ -2,21 +2,26 @@
 
 A *flight* is one load of one key under way. It is registered before anything is read, so that an
 invalidation can detach it: a detached flight still serves those who boarded before, but fills
-nothing, and whoever comes later starts another.
+nothing here, and whoever comes later starts another. What it brings to L2 is refused there, by its
+lease.
 
 Flights live on two *decks*, since a flight is never shared between a blocking and an asyncio
 caller.
 
-Writes of a key *fence* it: they detach its flights, wait for a fill that is already on the wire,
-and until they are done nothing else fills the key. So whatever the order in which a load and an
-invalidation touch L1 and L2, the invalidation wins. Reads without a flight note the *era*, which
-every write ends, and fill L1 only if it still lasts.
+Writes of a key *fence* it: they detach its flights, and until they are done nothing fills the key
+in L1. So whatever the order in which a load and an invalidation touch L1 and L2, the invalidation
+wins. What other processes have written is *heard* from the bus, and has the same effect at once.
+
+Reads without a flight note the *era*, which every change advances, and fill L1 only if their key
+has not changed since. Entries with tags are born in an era; one whose tag was invalidated in a
+later one is outdated, however many there are.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import IntEnum
@@ -26,6 +31,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+
+    from .coherence.keeper import Handle
+    from .entry import TaggedEntry
+    from .tiers.store import Lease
+
+CHANGED_KEYS = 4096  # whose last change is remembered, for reads without a flight
+TAGS = (
+    10_000  # whose last invalidation is remembered; entries born before all of these are outdated
+)
 
 
 class Deck(IntEnum):
@@ -42,6 +56,7 @@ class Source(IntEnum):
     STORE = 1
     LOAD = 2
     GUARD = 3
+    PEER = 4  # another process's load, which this one waited for
 
 
 class Flight:
@@ -53,16 +68,18 @@ class Flight:
         "crowds",
         "deadline",
         "deck",
+        "era",
         "error",
         "has_landed",
-        "is_filling",
+        "kept",
         "key",
+        "lease",
         "loop",
         "must_retry",
         "passengers",
         "replaces",
-        "skips_store",
         "source",
+        "tags",
         "thread",
         "traceback",
         "value",
@@ -70,7 +87,12 @@ class Flight:
     )
 
     def __init__(
-        self, key: str, deck: Deck, seconds: float, loop: asyncio.AbstractEventLoop | None
+        self,
+        key: str,
+        deck: Deck,
+        seconds: float,
+        loop: asyncio.AbstractEventLoop | None,
+        era: int = 0,
     ) -> None:
         self.key = key
         self.deck = deck
@@ -83,8 +105,10 @@ class Flight:
         self.crowds: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
         self.cancel: Callable[[], None] | None = None  # ends its task
         self.replaces = False  # a refresh: what it brings takes an older value's place
-        self.skips_store = False  # it has seen L2 fail, and does not wait for it again
-        self.is_filling = False  # its bytes are on the way to L2; guarded by Flights.lock
+        self.era = era  # in which it began
+        self.tags: tuple[str, ...] | None = None  # of its value; None: they may be any
+        self.lease: Lease | None = None  # under which it may fill L2
+        self.kept: Handle | None = None  # what renews that
         self.awaits: set[Flight] | None = None  # flights its loader is waiting for; by Flights.lock
         # Written once, before has_landed; read only after.
         self.has_landed = False
@@ -93,6 +117,12 @@ class Flight:
         self.error: BaseException | None = None
         self.traceback: TracebackType | None = None
         self.must_retry = False  # it ended for a reason that is not the followers'
+
+    def stop_renewing(self) -> None:
+        """Have its lease renewed no more."""
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            kept.cancel()
 
     def result(self) -> Any:
         """Return the value, or raise the load's own exception."""
@@ -108,12 +138,13 @@ class Flights:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.era = 0  # advanced by every write; guarded by lock
+        self.era = 1  # advanced by every change; guarded by lock
         self._decks: tuple[dict[str, Flight], ...] = ({}, {})  # guarded by lock
-        self._filling: dict[str, list[Flight]] = {}  # on the wire to L2; guarded by lock
         self._fences: dict[str, int] = {}  # writes under way, by key; guarded by lock
-        self._overlaps: set[str] = set()  # fenced by two writes at once; guarded by lock
+        self._overlaps: set[str] = set()  # fenced, and written otherwise, too; guarded by lock
         self._closed_fences = 0  # clears under way; guarded by lock
+        self._changed = _Eras(CHANGED_KEYS)  # of keys; guarded by lock
+        self._tags = _Eras(TAGS)  # of tags; written under lock
 
     def __len__(self) -> int:
         return sum(map(len, self._decks))
@@ -137,7 +168,7 @@ class Flights:
         with self.lock:
             flight = flights.get(key)
             if flight is None or _is_stranded(flight):
-                flight = flights[key] = Flight(key, deck, seconds, loop)
+                flight = flights[key] = Flight(key, deck, seconds, loop, self.era)
                 return flight, True
             flight.passengers += 1
             return flight, False
@@ -190,9 +221,7 @@ class Flights:
         """Count a passenger out; when it was the last one, end the load and free the key."""
         with self.lock:
             flight.passengers -= 1
-            # A command that is on the wire cannot be called back: it is let finish, so that an
-            # invalidation can wait for it.
-            if flight.passengers or flight.has_landed or flight.is_filling:
+            if flight.passengers or flight.has_landed:
                 return
             self.detach_flight(flight)
             cancel = flight.cancel
@@ -208,16 +237,13 @@ class Flights:
         )
 
     def lasts(self, era: int, key: str) -> bool:
-        """Whether no write of the key is under way, nor any has begun or ended since an era."""
-        return era == self.era and key not in self._fences and not self._closed_fences
+        """Whether a key has not changed since an era, and nobody is changing it."""
+        return self._changed.of(key) <= era and key not in self._fences and not self._closed_fences
 
-    def begin_fill(self, flight: Flight) -> bool:
-        """Say whether the flight may write to L2; a fence from now on waits until it landed."""
-        with self.lock:
-            flight.is_filling = self.is_current(flight)
-            if flight.is_filling:
-                self._filling.setdefault(flight.key, []).append(flight)
-            return flight.is_filling
+    def is_outdated(self, entry: TaggedEntry) -> bool:
+        """Whether a tag of an entry was invalidated after the era it was born in."""
+        of, born = self._tags.of, entry.born
+        return any(of(tag) > born for tag in entry.tags)
 
     def detach(self, key: str) -> None:
         """Free a key: its flights go on for their passengers only."""
@@ -230,16 +256,14 @@ class Flights:
             if self._decks[flight.deck].get(flight.key) is flight:
                 del self._decks[flight.deck][flight.key]
 
-    def fence(self, keys: Iterable[str]) -> list[Flight]:
-        """Begin a write of keys; return the flights whose fill is on the wire, to be awaited."""
+    def fence(self, keys: Iterable[str]) -> None:
+        """Begin a write of keys."""
         with self.lock:
-            self.era += 1
             for key in keys:
                 if key in self._fences:
                     self._overlaps.add(key)
                 self._fences[key] = self._fences.get(key, 0) + 1
-                self._detach(key)
-            return [flight for key in keys for flight in self._filling.get(key, ())]
+            self._change(keys)
 
     def unfence(self, keys: Iterable[str], settle: Callable[[str, bool], None]) -> None:
         """End a write of keys.
@@ -247,35 +271,60 @@ class Flights:
         Args:
             keys: What was fenced.
             settle: Called under the lock for each key, to bring L1 in line; told whether no
-                other write of the key overlapped with this one. Where one did, nobody here
-                knows which of them L2 took last.
+                other write of the key overlapped with this one, here or elsewhere. Where one
+                did, nobody here knows which of them L2 took last.
         """
         with self.lock:
-            self.era += 1
+            self._change(keys)
             for key in keys:
                 alone = key not in self._overlaps
                 self._fences[key] -= 1
                 if not self._fences[key]:
                     del self._fences[key]
                     self._overlaps.discard(key)
-                self._detach(key)
                 settle(key, alone)
 
-    def fence_all(self) -> list[Flight]:
-        """Begin a write of everything; return the flights whose fill is on the wire."""
+    def fence_all(self) -> None:
+        """Begin a write of everything."""
         with self.lock:
-            self.era += 1
             self._closed_fences += 1
-            self._detach_all()
-            return [flight for flights in self._filling.values() for flight in flights]
+            self._change_all()
 
     def unfence_all(self, settle: Callable[[], None]) -> None:
         """End a write of everything; ``settle`` is called under the lock."""
         with self.lock:
-            self.era += 1
             self._closed_fences -= 1
-            self._detach_all()
+            self._change_all()
             settle()
+
+    def hear(self, keys: Sequence[str]) -> None:
+        """Take note that another process has written keys."""
+        with self.lock:
+            self._overlaps.update(key for key in keys if key in self._fences)
+            self._change(keys)
+
+    def hear_all(self) -> None:
+        """Take note that any key may have been written by another process."""
+        with self.lock:
+            self._overlaps.update(self._fences)
+            self._change_all()
+
+    def note_change(self, key: str) -> None:
+        """Take note that a refresh has replaced a key's value: older reads do not fill it."""
+        with self.lock:
+            self.era += 1
+            self._changed.note(key, self.era)
+
+    def outdate(self, tags: Sequence[str]) -> None:
+        """Take note that tags were invalidated: entries born before, and flights, are outdated."""
+        with self.lock:
+            self.era += 1
+            for tag in tags:
+                self._tags.note(tag, self.era)
+            for deck in self._decks:
+                for key in [key for key, flight in deck.items() if _may_carry(flight, tags)]:
+                    del deck[key]
+            self._changed.note_all(self.era)  # reads without a flight: of what tags, nobody knows
 
     def would_deadlock(self, flight: Flight, mine: Sequence[Flight]) -> bool:
         """Whether a load in the course of ``mine`` must not wait for the flight.
@@ -316,20 +365,22 @@ class Flights:
         flight.has_landed = True
         flight.awaits = None
         flight.cancel = None
-        if flight.is_filling:
-            self._end_fill(flight)
         deck = self._decks[flight.deck]
         if deck.get(flight.key) is flight:
             del deck[flight.key]
         waiters, flight.waiters = flight.waiters, None
         return waiters
 
-    def _end_fill(self, flight: Flight) -> None:
-        flight.is_filling = False
-        filling = self._filling[flight.key]
-        filling.remove(flight)
-        if not filling:
-            del self._filling[flight.key]
+    def _change(self, keys: Iterable[str]) -> None:
+        self.era += 1
+        for key in keys:
+            self._changed.note(key, self.era)
+            self._detach(key)
+
+    def _change_all(self) -> None:
+        self.era += 1
+        self._changed.note_all(self.era)
+        self._detach_all()
 
     def _detach(self, key: str) -> None:
         for deck in self._decks:
@@ -338,6 +389,47 @@ class Flights:
     def _detach_all(self) -> None:
         for deck in self._decks:
             deck.clear()
+
+
+class _Eras:
+    """The era of the last change of each of many names, in bounded memory.
+
+    Of a name that is not remembered, the era is that of the newest one forgotten: too late rather
+    than too early.
+    """
+
+    __slots__ = ("_eras", "_forgotten", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._eras: OrderedDict[str, int] = OrderedDict()  # oldest first
+        self._forgotten = 0
+
+    def of(self, name: str) -> int:
+        """Return the era of a name's last change, or a later one."""
+        era = self._eras.get(name)
+        return self._forgotten if era is None else era  # looked at after: see note()
+
+    def note(self, name: str, era: int) -> None:
+        """Note a change, in an era not before those noted so far."""
+        eras = self._eras
+        eras[name] = era
+        eras.move_to_end(name)
+        if len(eras) > self._most:
+            # Forgets before it removes: a reader without the lock finds the one or the other.
+            oldest = next(iter(eras))
+            self._forgotten = eras[oldest]
+            del eras[oldest]
+
+    def note_all(self, era: int) -> None:
+        """Note a change of every name."""
+        self._forgotten = era
+        self._eras = OrderedDict()
+
+
+def _may_carry(flight: Flight, tags: Sequence[str]) -> bool:
+    """Whether the value a flight will bring may carry one of the tags."""
+    return flight.tags is None or not set(flight.tags).isdisjoint(tags)
 
 
 def waits_for_itself(flight: Flight) -> bool:

@@ -47,6 +47,7 @@ class Spec:
     tags_of: Callable[[Any], tuple[str, ...]] | None = None  # from the value
     function: Callable[..., Any] | None = None  # None: only look
     uses_store: bool = True  # whether L2 may hold its values
+    lease: bool = True  # whether one process loads at a time
     schema: Schema | None = None
     when: Callable[[Any], bool] | None = None
     negative_ttl: float | None = None

@@ -65,6 +65,7 @@ class Counters:
 
     __slots__ = (
         "absent",
+        "bus_gaps",
         "decode_errors",
         "encode_errors",
         "hits_l2",
@@ -77,6 +78,7 @@ class Counters:
         "store_errors",
     )
     absent: int
+    bus_gaps: int
     decode_errors: int
     encode_errors: int
     hits_l2: int
@@ -141,6 +143,7 @@ class Stats(CacheInfo):
     decode_errors: int  # payloads of L2 that were not ours to read
     encode_errors: int  # values that could not be written to L2
     plugin_errors: int
+    bus_gaps: int = 0  # times that messages of other processes were missed, and L1 was dropped
 
 
 def _percentile(ordered: list[float], share: float) -> float:

@@ -1,13 +1,14 @@
-"""Writes that a user asks for: set, delete, expire, clear.
+"""Writes that a user asks for: set, delete, expire, clear, and invalidation by tag.
 
 Each fences the keys it writes (see singleflight.py), so that no load or read under way can put
-back what it replaces, and brings L1 in line only once L2 has taken it.
+back in L1 what it replaces, and brings L1 in line only once L2 has taken it. What L2 does not take
+is owed to it, and to the other processes (see l2.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from .entry import Entry, RemovalCause, make_entry
@@ -16,6 +17,7 @@ from .l2 import L2
 from .runtime import Port
 from .spec import Spec
 from .tiers.memory import Removed
+from .tiers.store import Item, Kind
 
 
 class Writing:
@@ -27,8 +29,9 @@ class Writing:
     async def put(self, port: Port, spec: Spec, values: Mapping[str, Any]) -> None:
         """Store values, in one round trip."""
         flow = self.flow
+        await flow.listen(port)
         entries: dict[str, Entry] = {}
-        payloads: list[tuple[str, bytes, float | None]] = []
+        items: list[Item] = []
         unwritable: list[str] = []
         for key, value in values.items():
             life = flow.life(spec, key, value)
@@ -36,11 +39,11 @@ class Writing:
                 unwritable.append(key)  # not to be kept: what stands there is outdated all the same
                 continue
             ttl, tags = life
-            entries[key] = make_entry(key, value, flow.deadline(ttl), tags)
+            entries[key] = make_entry(key, value, flow.deadline(ttl), tags, flow.flights.era)
             uses_store = flow.l2 is not None and spec.uses_store
-            payload = flow.encode(spec, key, value, tags) if uses_store else None
+            payload = flow.encode(spec, key, value) if uses_store else None
             if payload is not None:
-                payloads.append((key, payload, ttl))
+                items.append(Item(key, payload, ttl, tags))
             elif uses_store:
                 unwritable.append(key)
 
@@ -52,27 +55,21 @@ class Writing:
             return flow.memory.displace(key)
 
         done = False
-        async with self._fenced(port, list(values), settle):
+        with self._fenced(list(values), settle):
             if flow.l2 is not None:
-                await self._write(port, flow.l2, payloads, unwritable)
+                await self._write(port, flow.l2, items, unwritable)
             done = True
 
     async def _write(
-        self,
-        port: Port,
-        l2: L2,
-        payloads: Sequence[tuple[str, bytes, float | None]],
-        unwritable: Sequence[str],
+        self, port: Port, l2: L2, items: Sequence[Item], unwritable: Sequence[str]
     ) -> None:
-        keys = [key for key, _, _ in payloads]
         try:
-            if payloads and not await l2.write(port, payloads):
-                l2.distrust(keys)  # L2 may still hold what this replaces
-        except BaseException:
-            l2.distrust(keys)
-            raise
-        if unwritable:
-            await l2.delete(port, unwritable)
+            if items:
+                await l2.write(port, items)
+            if unwritable:
+                await l2.delete(port, unwritable)
+        finally:
+            self._see_to_debts(l2)
 
     async def delete(self, port: Port, keys: Sequence[str]) -> int:
         """Remove keys from both tiers; return how many either had."""
@@ -85,11 +82,11 @@ class Writing:
             return removed
 
         in_store = 0
-        async with self._fenced(port, keys, settle):
+        with self._fenced(keys, settle):
             if memory is not None:  # nobody is served from L1 while L2 is being told
                 memory.bury([gone for key in keys for gone in settle(key, True)])
             if self.flow.l2 is not None:
-                in_store = await self.flow.l2.delete(port, keys)
+                in_store = await self._delete(port, self.flow.l2, keys)
         return max(in_store, len(in_memory))
 
     async def expire(self, port: Port, keys: Sequence[str]) -> None:
@@ -99,37 +96,62 @@ class Writing:
         def settle(key: str, _alone: bool) -> list[Removed]:
             return [] if memory is None else memory.displace(key, RemovalCause.EXPIRED)
 
-        async with self._fenced(port, keys, settle):
+        with self._fenced(keys, settle):
             if self.flow.l2 is not None:
-                await self.flow.l2.delete(port, keys)
+                await self._delete(port, self.flow.l2, keys, Kind.EXPIRE)
+
+    async def _delete(
+        self, port: Port, l2: L2, keys: Sequence[str], kind: Kind = Kind.DELETE
+    ) -> int:
+        try:
+            return await l2.delete(port, keys, kind)
+        finally:
+            self._see_to_debts(l2)
+
+    async def invalidate_tags(self, port: Port, tags: Sequence[str]) -> None:
+        """Have no entry served any more that carries one of the tags, in either tier.
+
+        Before L2 is told, so that nobody is served from L1 meanwhile; and after, for what was read
+        from L2 before it knew.
+        """
+        flow = self.flow
+        flow.outdate(tags)
+        if flow.l2 is None:
+            return
+        try:
+            await flow.l2.invalidate_tags(port, tags)
+        finally:
+            flow.outdate(tags)
+            self._see_to_debts(flow.l2)
 
     async def clear(self, port: Port, prefix: str, forget: Callable[[], None]) -> None:
         """Remove every key that begins with a prefix; ``forget`` does so in this process."""
         flow = self.flow
-        filling = flow.flights.fence_all()
+        flow.flights.fence_all()
         try:
-            await port.wait_for_fills(flow.flights, filling)
             forget()
             if flow.l2 is not None:
                 await flow.l2.clear(port, prefix)
         finally:
             flow.flights.unfence_all(forget)
+            if flow.l2 is not None:
+                self._see_to_debts(flow.l2)
 
-    @asynccontextmanager
-    async def _fenced(
-        self, port: Port, keys: Sequence[str], settle: Callable[[str, bool], list[Removed]]
-    ) -> AsyncIterator[None]:
+    def _see_to_debts(self, l2: L2) -> None:
+        """Have what is owed to L2 delivered, even if nobody asks it for anything any more."""
+        if l2.debts and self.flow.bus is not None:
+            self.flow.bus.start()
+
+    @contextmanager
+    def _fenced(
+        self, keys: Sequence[str], settle: Callable[[str, bool], list[Removed]]
+    ) -> Iterator[None]:
         """Hold off every other fill of keys, and bring L1 in line at the end."""
         flow = self.flow
         unique = list(dict.fromkeys(keys))
-        filling = flow.flights.fence(unique)
+        flow.flights.fence(unique)
         removed: list[Removed] = []
         try:
-            if filling:
-                await port.wait_for_fills(flow.flights, filling)
-                late = [flight.key for flight in filling if not flight.has_landed]
-                if late and flow.l2 is not None:  # whatever they still bring to L2 is not believed
-                    flow.l2.distrust(late)
             yield
         finally:
             flow.flights.unfence(unique, lambda key, alone: removed.extend(settle(key, alone)))

@@ -1,0 +1,134 @@
+"""Before a load: its lease in L2, or what another process that has it brings.
+
+The other's fill is not polled for but told over the bus. What is told may be wrong about what
+stands there by now, so the lease is simply asked for again: the answer is the value if it has
+landed, the lease if it is free, and else to go on waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any
+
+from .coherence.bus import Bus
+from .coherence.lease import UNHEARD_WAIT, mode_for
+from .errors import LoadTimeout
+from .l2 import L2
+from .runtime import Port
+from .singleflight import Flight, Source
+from .spec import MISS, Spec
+from .tiers.store import Claim, Kind, Stored
+from .waits import Waits
+
+#: The answer where a lease is not to be had now.
+HELD: Any = object()
+
+#: Puts what L2 holds in L1 for a flight and returns its value, or MISS.
+Promote = Callable[[Flight, Spec, Stored, Source], Any]
+
+
+class Claims:
+    """How the flights of one cache come by their leases."""
+
+    def __init__(self, l2: L2, bus: Bus, waits: Waits, promote: Promote) -> None:
+        self._l2 = l2
+        self._bus = bus
+        self._waits = waits
+        self._promote = promote
+
+    async def bring(self, port: Port, flight: Flight, spec: Spec) -> Any:
+        """Take the lease of a flight's key; or wait for who has it, and return the value.
+
+        MISS: load; under a lease, unless L2 cannot say or another's load has just failed.
+        """
+        began = time.monotonic()
+        anew, news, expectation = flight.replaces, None, None
+        try:
+            while True:
+                ((value, claim),) = await self.ask(port, [flight], spec, anew=anew)
+                if value is not HELD:
+                    return value
+                if claim.stored is not None:  # and not readable
+                    anew = True
+                elif news is Kind.FAILED:
+                    return MISS
+                elif expectation is None:
+                    # Ask once more: from now on no news is missed.
+                    expectation = port.expectation()
+                    self._waits.add(flight.key, expectation)
+                else:
+                    seconds = self.patience(claim, began, spec)
+                    news = await port.news(expectation, seconds)
+                    flight.source, anew = Source.PEER, flight.replaces
+        finally:
+            if expectation is not None:
+                self._waits.remove(flight.key, expectation)
+
+    async def ask(
+        self, port: Port, flights: Sequence[Flight], spec: Spec, *, anew: bool
+    ) -> list[tuple[Any, Claim]]:
+        """Ask for the leases of flights, in one round trip.
+
+        Return for each the value that stands in L2 by now, MISS to load it, or HELD; and the
+        claim that says so.
+        """
+        mode = mode_for(spec, replaces=flights[0].replaces)
+        keys = [flight.key for flight in flights]
+        claims = await self._l2.claim(port, keys, spec.tags, mode, anew=anew)
+        if claims is None:
+            return [(MISS, Claim())] * len(flights)
+        answers = [self._take_one(spec, *pair) for pair in zip(flights, claims, strict=True)]
+        self._keep([flight for flight in flights if flight.lease is not None], spec)
+        return list(zip(answers, claims, strict=True))
+
+    def _keep(self, flights: Sequence[Flight], spec: Spec) -> None:
+        """Have the leases of flights renewed while they load."""
+        held = [
+            (flight.key, flight.lease)
+            for flight in flights
+            if flight.lease is not None and not flight.lease.is_shared
+        ]
+        if held:
+            kept = self._l2.keep(held, spec.load_seconds)
+            for flight in flights:
+                flight.kept = kept
+
+    def _take_one(self, spec: Spec, flight: Flight, claim: Claim) -> Any:
+        if claim.lease is not None:
+            flight.lease = claim.lease
+            return MISS
+        if claim.stored is None:
+            return HELD
+        source = Source.PEER if flight.source is Source.PEER else Source.STORE
+        value = self._promote(flight, spec, claim.stored, source)
+        return HELD if value is MISS else value
+
+    def patience(self, claim: Claim, began: float, spec: Spec) -> float:
+        """Return how many seconds to wait before a lease that is held is asked for again.
+
+        Raises:
+            LoadTimeout: If it has been waited for as long as a load may take.
+        """
+        left = began + spec.load_seconds - time.monotonic()
+        if left <= 0:
+            raise LoadTimeout(
+                f"{spec.name}: another process has been loading for {spec.load_seconds:g} s"
+            )
+        is_live = self._bus.is_live
+        return min(left, claim.held_for or 0.0, inf if is_live else UNHEARD_WAIT)
+
+    async def give_up(self, port: Port, flights: Sequence[Flight], kind: Kind | None) -> None:
+        """End leases that brought nothing to L2, and let those who wait for them know.
+
+        None as the kind: renew them no more, and let them end by themselves.
+        """
+        held = []
+        for flight in flights:
+            lease, flight.lease = flight.lease, None
+            if lease is not None and not lease.is_shared:
+                held.append((flight.key, lease.nonce))
+            flight.stop_renewing()
+        if held and kind is not None:
+            await self._l2.release(port, held, kind)

@@ -1,0 +1,1 @@
+"""What keeps the processes of a cache in step: leases, the bus, debts, locks."""

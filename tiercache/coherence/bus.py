@@ -1,0 +1,282 @@
+"""The bus: how a process learns what the others have changed.
+
+Every change of L2 is in its log, which one thread per process and cache reads from a position of
+its own. What it reads is applied to L1 and to flights: dropped and detached, never read again
+before somebody asks.
+
+L1 is *covered* while the log is being read: whatever stands in it is known to be current but for
+messages on their way. So the position is fixed before the first read of L2, and from then on
+
+- after a short cut the log is read on from where it was: nothing is lost;
+- where the log no longer reaches back, that is a gap: L1 is dropped, in O(1);
+- once nothing has been read for ``blind_ttl`` seconds the process is *blind*: L1 is dropped, and
+  what is put there until it sees again lives for ``blind_ttl`` at most. So an outage of L2 costs
+  the database one load per key, process and ``blind_ttl``, and nothing is stale for longer.
+
+The thread holds its bus weakly: a cache that is dropped without ``close`` ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from tiercache.errors import StoreError
+from tiercache.tiers.store import Kind, LogGap, Message, Namespace, Tail
+from tiercache.waits import Waits, lock_name
+
+if TYPE_CHECKING:
+    from tiercache.runtime import Port
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Bus", "Listener"]
+
+PATIENCE = 1.0  # seconds that a read waits for messages; each answer, even none, is contact
+LEAST_PATIENCE = 0.05
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5  # seconds between attempts to read while cut off
+
+
+class Listener(Protocol):
+    """What is done about news."""
+
+    def hear_keys(self, keys: Sequence[str], kind: Kind) -> None:
+        """Another process has written, deleted or expired keys."""
+
+    def hear_tags(self, tags: Sequence[str]) -> None:
+        """Another process has invalidated tags."""
+
+    def hear_clear(self, prefix: str) -> None:
+        """Another process has cleared a prefix, or everything."""
+
+    def hear_gap(self, *, was_blind: bool) -> None:
+        """Messages were missed; what L1 got while blind is short-lived and may stay."""
+
+    def go_blind(self) -> None:
+        """L1 can no longer be trusted."""
+
+    def see_again(self) -> None:
+        """The store answers."""
+
+
+class Bus:
+    """The reader of one cache's log in this process.
+
+    Args:
+        namespace: Whose log it is.
+        origin: What marks this process's own messages.
+        listener: Told of everybody else's.
+        waits: Woken by everybody's, its own included.
+        blind_ttl: Seconds without contact after which L1 is not trusted.
+        timeout: The store's, in seconds.
+        name: Of the cache, for the log.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        origin: str,
+        listener: Listener,
+        waits: Waits,
+        *,
+        blind_ttl: float,
+        timeout: float,
+        name: str,
+    ) -> None:
+        self.is_open = False  # a thread reads, or tries to; written under _lock
+        self.is_blind = True  # no contact for blind_ttl, or none yet
+        self.blind_ttl = blind_ttl
+        self._namespace = namespace
+        self._origin = origin
+        self._listener = listener
+        self._waits = waits
+        self._timeout = timeout
+        self._name = name
+        self._has_said = False  # that it is blind, in the log
+        self._lock = threading.RLock()
+        self._reader: _Reader | None = None  # guarded by _lock
+
+    @property
+    def is_live(self) -> bool:
+        """Whether news can be expected soon."""
+        reader = self._reader
+        return reader is not None and reader.is_connected
+
+    async def open(self, port: Port) -> None:
+        """Begin to listen, from the log's end as it is now, before L2 is first read.
+
+        Where the store does not answer, listening begins blind.
+        """
+        asked = time.monotonic()
+        position: str | None
+        try:
+            position = await port.ask(self._namespace, "log_end")
+        except Exception:  # a store of somebody else may raise anything
+            position = None
+        self.start(position, asked)
+
+    def start(self, position: str | None = None, since: float | None = None) -> None:
+        """Begin to listen from a position that was current at some time, if nobody does."""
+        with self._lock:
+            if self.is_open:
+                return
+            self.is_blind = position is None
+            covered = -self.blind_ttl if since is None else since
+            self._reader = _Reader(self, self._namespace, position, covered, self._timeout)
+            self._reader.start()
+            self.is_open = True
+
+    def stop(self) -> None:
+        """End the thread and its connection; wait until they are gone."""
+        with self._lock:
+            reader, self._reader = self._reader, None
+            self.is_open, self.is_blind = False, True
+        if reader is not None:
+            reader.stop()
+
+    def after_fork(self, waits: Waits) -> None:
+        """Forget the parent's thread; the child listens once it reads L2."""
+        self._waits = waits
+        self.is_open, self.is_blind = False, True
+        self._reader = None
+        self._lock = threading.RLock()
+
+    # In the thread
+
+    def apply(self, messages: Sequence[Message]) -> None:
+        """Do what messages ask for."""
+        for message in messages:
+            try:
+                self._apply(message)
+            except Exception:  # a finalizer of a user's value, say: the bus goes on
+                log.exception("applying a message of the bus failed")
+
+    def _apply(self, message: Message) -> None:
+        kind, origin, names = message
+        is_own = origin == self._origin
+        if kind in (Kind.DELETE, Kind.SET, Kind.EXPIRE):
+            if not is_own:  # what this process wrote it has applied already, and maybe since
+                self._listener.hear_keys(names, kind)
+            self._waits.tell(names, kind)
+        elif kind is Kind.TAGS:
+            if not is_own:
+                self._listener.hear_tags(names)
+        elif kind is Kind.CLEAR:
+            if not is_own:
+                self._listener.hear_clear(names[0] if names else "")
+            self._waits.tell_all(kind)
+        elif kind in (Kind.LANDED, Kind.FAILED):
+            self._waits.tell(names, kind)
+        elif kind is Kind.UNLOCKED:
+            self._waits.tell(map(lock_name, names), kind)
+
+    def contact(self) -> None:
+        """Note that the log was read to its end, or nearly."""
+        self.is_blind = False
+        if self._has_said:
+            self._has_said = False
+            log.warning("%s: hears of other processes' changes again", self._name)
+        self._listener.see_again()
+
+    def gap(self) -> None:
+        """Note that messages were missed."""
+        self._listener.hear_gap(was_blind=self.is_blind)
+        self._waits.tell_all(Kind.CLEAR)
+
+    def lose_sight(self, why: Exception) -> None:
+        """Note that there was no contact for blind_ttl."""
+        if not self._has_said:
+            self._has_said = True
+            log.warning(
+                "%s: cannot hear of other processes' changes, so L1 keeps values for %g s only: %s",
+                *(self._name, self.blind_ttl, why),
+            )
+        if not self.is_blind:
+            self.is_blind = True  # before L1 is dropped: what is put there from now on is short
+            self._listener.go_blind()
+
+
+class _Reader:
+    """The thread of a bus."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        namespace: Namespace,
+        position: str | None,
+        covered: float,
+        timeout: float,
+    ) -> None:
+        self.is_connected = position is not None
+        self._bus = weakref.ref(bus, self._bus_is_gone)
+        self._blind_ttl = bus.blind_ttl
+        self._tail: Tail = namespace.tail(position)
+        self._covered = covered  # monotonic time up to which the log has been read
+        self._timeout = timeout
+        self._pause = FIRST_PAUSE
+        self._error: Exception = StoreError("no contact yet")  # of the last read
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tiercache-bus", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._tail.interrupt()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _bus_is_gone(self, _: object) -> None:
+        self._stopped.set()
+        self._tail.interrupt()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                asked = time.monotonic()
+                self._step(self._read(), asked)
+        finally:
+            self._tail.close()
+
+    def _read(self) -> Callable[[Bus], None] | None:
+        """Read once, holding on to nothing; return what to do with a bus, None if cut off."""
+        try:
+            messages = self._tail.read(self._patience())
+        except LogGap:
+            return Bus.gap
+        except Exception as error:
+            self._error = error  # if it is a bug of ours, going blind is the safe answer
+            return None
+        return lambda bus: bus.apply(messages)
+
+    def _step(self, do: Callable[[Bus], None] | None, asked: float) -> None:
+        bus = self._bus()
+        if bus is None or self._stopped.is_set():
+            return
+        self.is_connected = do is not None
+        if do is not None:
+            do(bus)
+            self._covered, self._pause = asked, FIRST_PAUSE
+            bus.contact()
+            return
+        if time.monotonic() >= self._covered + self._blind_ttl - LEAST_PATIENCE:
+            bus.lose_sight(self._error)
+        del bus
+        self._stopped.wait(self._next_pause())
+
+    def _patience(self) -> float:
+        """Wait no longer than until blindness would have to be declared."""
+        left = self._covered + self._blind_ttl - time.monotonic() - self._timeout
+        return max(LEAST_PATIENCE, min(PATIENCE, self._blind_ttl / 4, left))
+
+    def _next_pause(self) -> float:
+        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        left = self._covered + self._blind_ttl - time.monotonic()
+        pause *= 0.5 + random.random()  # noqa: S311 - spreads processes, guards nothing
+        return min(pause, left) if left > LEAST_PATIENCE else pause

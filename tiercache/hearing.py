@@ -1,0 +1,78 @@
+"""What is done about news of the bus: L1 and flights are brought in line."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .entry import RemovalCause
+from .runtime import BlockingPort, run
+from .tiers.store import Kind
+
+if TYPE_CHECKING:
+    from .lookup import Lookup
+
+
+class Hearing:
+    """The listener of one cache's bus."""
+
+    def __init__(self, flow: Lookup) -> None:
+        self._flow = weakref.ref(flow)  # the bus is the flow's: a cycle would keep both
+        self._port = BlockingPort()
+
+    def hear_keys(self, keys: Sequence[str], kind: Kind) -> None:
+        flow = self._flow()
+        if flow is None:
+            return
+        memory, removed = flow.memory, []
+        cause = RemovalCause.EXPIRED if kind is Kind.EXPIRE else RemovalCause.INVALIDATED
+        with flow.flights.lock:
+            flow.flights.hear(keys)
+            if memory is not None:
+                removed = [gone for key in keys for gone in memory.displace(key, cause)]
+        if memory is not None and removed:
+            memory.bury(removed)
+
+    def hear_tags(self, tags: Sequence[str]) -> None:
+        flow = self._flow()
+        if flow is not None:
+            flow.outdate(tags)
+
+    def hear_clear(self, prefix: str) -> None:
+        flow = self._flow()
+        if flow is None:
+            return
+        if not prefix:
+            flow.drop()
+            return
+        with flow.flights.lock:
+            flow.flights.hear_all()
+        for key in flow.memory or ():
+            if key.startswith(prefix):
+                self.hear_keys([key], Kind.DELETE)
+
+    def hear_gap(self, *, was_blind: bool) -> None:
+        flow = self._flow()
+        if flow is None:
+            return
+        if was_blind:  # L1 has been dropped then, and what came since is short-lived
+            with flow.flights.lock:
+                flow.flights.hear_all()
+            return
+        flow.counters.bus_gaps += 1
+        flow.tell("bus_gap", "")
+        flow.drop()
+
+    def go_blind(self) -> None:
+        flow = self._flow()
+        if flow is not None:
+            flow.drop()
+
+    def see_again(self) -> None:
+        flow = self._flow()
+        if flow is None or flow.l2 is None:
+            return
+        flow.l2.breaker.heard_from()
+        if flow.l2.debts:
+            run(flow.l2.settle(self._port))

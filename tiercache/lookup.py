@@ -1,0 +1,298 @@
+"""What the tiers of one cache hold already: looked up, promoted, and kept, without loading.
+
+It knows the protocols of the store, the L1 and the codec, and no particular one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from .clock import Clock, CoarseClock
+from .coherence.bus import Bus
+from .entry import Entry, RemovalCause, TaggedEntry, is_error, make_entry
+from .errors import DecodeError
+from .hearing import Hearing
+from .l2 import L2
+from .plugin import Event, Hooks
+from .runtime import Port
+from .singleflight import Flight, Flights, Source
+from .spec import MISS, Spec
+from .stats import Counters, LoadTimes
+from .ttl import jittered
+from .waits import Waits
+
+if TYPE_CHECKING:
+    from .codec import Codec
+    from .tiers.memory import LRU
+    from .tiers.store import Store, Stored
+
+log = logging.getLogger(__name__)
+
+BLIND_TTL = 5.0  # seconds
+FEW_ENTRIES = 1000  # in L1, that may be looked through whenever a tag is invalidated
+
+
+class Lookup:
+    """The tiers of one cache, and what is under way towards them."""
+
+    def __init__(
+        self,
+        name: str,
+        memory: LRU | None,
+        store: Store | None,
+        codec: Codec,
+        clock: Clock,
+        jitter: float,
+        hooks: Hooks,
+        counters: Counters,
+        blind_ttl: float = BLIND_TTL,
+    ) -> None:
+        self.name = name
+        self.memory = memory
+        self.codec = codec
+        self.clock = clock
+        self.jitter = jitter
+        self.hooks = hooks
+        self.counters = counters
+        self.time = time.monotonic if isinstance(clock, CoarseClock) else clock
+        self.load_times = LoadTimes()  # of all functions together
+        self.flights = Flights()
+        self.waits = Waits()
+        self.on_outdated: Callable[[Sequence[str]], None] | None = None  # tags were invalidated
+        self.l2: L2 | None = None
+        self.bus: Bus | None = None
+        if store is not None:
+            self.l2 = L2(name, store, hooks, counters)
+            self.bus = Bus(
+                self.l2.namespace,
+                self.l2.origin,
+                Hearing(self),
+                self.waits,
+                blind_ttl=blind_ttl,
+                timeout=store.timeout,
+                name=f"cache {name!r}",
+            )
+
+    def after_fork(self) -> None:
+        """Forget the parent's flights in a forked child, and what nobody has watched over."""
+        self.flights = Flights()
+        self.waits = Waits()
+        if self.l2 is not None and self.bus is not None:
+            self.l2.after_fork()
+            self.bus.after_fork(self.waits)
+            self.drop()
+
+    def stop(self) -> None:
+        """End the bus. What L1 holds is not watched over any more, and dropped."""
+        if self.bus is not None and self.bus.is_open:
+            self.bus.stop()
+            self.drop()
+
+    def drop(self) -> None:
+        """Drop L1, and detach every flight."""
+        with self.flights.lock:
+            self.flights.hear_all()
+        if self.memory is not None:
+            self.memory.clear()
+
+    def outdate(self, tags: Sequence[str]) -> None:
+        """Have nothing served from L1 or from a flight that carries one of the tags."""
+        self.flights.outdate(tags)
+        if self.on_outdated is not None:
+            self.on_outdated(tags)
+        self._discard_outdated(tags)
+
+    def _discard_outdated(self, tags: Sequence[str]) -> None:
+        """Let go of values at once where that is quick; elsewhere they go as they are met."""
+        memory = self.memory
+        if memory is None or len(memory) > FEW_ENTRIES:
+            return
+        wanted = set(tags)
+        for key in memory:
+            entry = memory.get(key)
+            if entry is not None and not wanted.isdisjoint(entry.tags):
+                memory.discard(entry, RemovalCause.INVALIDATED)
+
+    # L1
+
+    def fresh(self, key: str) -> tuple[Entry, Any] | None:
+        """Return the entry of a key in L1 and its value, if it may be served."""
+        memory = self.memory
+        if memory is None or (entry := memory.table.get(key)) is None:
+            return None
+        if self.clock.now == inf:
+            self.clock.awaken()
+        value = entry.value  # before its deadline is looked at: a removal takes it after
+        if entry.fresh_until <= self.time():
+            memory.discard(entry, RemovalCause.EXPIRED)
+            return None
+        if entry.__class__ is TaggedEntry and self.flights.is_outdated(entry):
+            memory.discard(entry, RemovalCause.INVALIDATED)
+            return None
+        return entry, value
+
+    def usable(self, key: str) -> tuple[Entry, Any] | None:
+        """Return what ``fresh`` does; to those who only look, a remembered error is nothing."""
+        found = self.fresh(key)
+        return None if found is None or is_error(found[1]) else found
+
+    def hit(self, entry: Entry, value: Any) -> Any:
+        """Count a hit in L1 off the fast path; return its value, or raise its error."""
+        assert self.memory is not None
+        self.memory.touch(entry)
+        if is_error(value):
+            raise value.afresh()
+        return value
+
+    def look_nearby(self, flight: Flight) -> Any:
+        """Return what can be told without I/O, or MISS. Raises a remembered error."""
+        # Someone may have landed between this caller's look at L1 and its boarding.
+        found = self.fresh(flight.key)
+        if found is not None:
+            flight.source = Source.MEMORY
+            return self.hit(*found)
+        if self.hooks.admits and self.hooks.is_absent(flight.key):
+            flight.source = Source.GUARD
+            return None
+        return MISS
+
+    # L2
+
+    async def listen(self, port: Port) -> None:
+        """Have the bus open before L2 is read."""
+        bus = self.bus
+        if bus is not None and not bus.is_open:
+            await bus.open(port)
+
+    async def look(self, port: Port, spec: Spec, key: str) -> Any:
+        """Return the value that L2 has for a key, or MISS, and keep it in L1."""
+        if self.l2 is None:
+            spec.counters.misses += 1
+            return MISS
+        await self.listen(port)
+        era = self.flights.era
+        stored = await self.l2.read(port, key, spec.tags)
+        if stored is None:
+            spec.counters.misses += 1
+            return MISS
+        return self._keep_found(spec, era, [key], [stored]).get(key, MISS)
+
+    async def look_many(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values that L2 has, by key, in one round trip, and keep them in L1."""
+        await self.listen(port)
+        if self.l2 is None or not spec.uses_store:
+            spec.counters.misses += len(keys)
+            return {}
+        era = self.flights.era
+        found = await self.l2.read_many(port, keys, spec.tags)
+        return self._keep_found(spec, era, keys, found)
+
+    def _keep_found(
+        self, spec: Spec, era: int, keys: Sequence[str], found: Sequence[Stored | None]
+    ) -> dict[str, Any]:
+        """Decode what L2 had and put it in L1, unless a write came between; return the values."""
+        values: dict[str, Any] = {}
+        entries: list[Entry] = []
+        for key, stored in zip(keys, found, strict=True):
+            if stored is None:
+                continue
+            value, remaining, tags = self.readable(spec, key, stored)
+            if value is not MISS:
+                values[key] = value
+                if self.memory is not None:
+                    entries.append(make_entry(key, value, self.deadline(remaining), tags, era))
+        if entries:
+            self._put_found(era, entries)
+        spec.counters.hits_l2 += len(values)
+        spec.counters.misses += len(keys) - len(values)
+        return values
+
+    def _put_found(self, era: int, entries: Sequence[Entry]) -> None:
+        memory = self.memory
+        assert memory is not None
+        with self.flights.lock:
+            removed = [
+                gone
+                for entry in entries
+                if self.flights.lasts(era, entry.key)
+                for gone in memory.place(entry)
+            ]
+        memory.bury(removed)
+
+    async def peek(self, port: Port, spec: Spec, key: str) -> Any:
+        """Return the value of a key in either tier, or MISS; count nothing, change nothing."""
+        found = self.usable(key)
+        if found is not None:
+            return found[1]
+        if self.l2 is None or not spec.uses_store:
+            return MISS
+        stored = await self.l2.read(port, key, spec.tags)
+        return MISS if stored is None else self.readable(spec, key, stored)[0]
+
+    def promote(
+        self, flight: Flight, spec: Spec, stored: Stored, source: Source = Source.STORE
+    ) -> Any:
+        """Return the value that L2 holds and put it in L1 for its remaining life, or MISS."""
+        value, remaining, tags = self.readable(spec, flight.key, stored)
+        if value is not MISS:
+            flight.source = source
+            self.put(flight, value, remaining, tags)
+        return value
+
+    def readable(
+        self, spec: Spec, key: str, stored: Stored
+    ) -> tuple[Any, float | None, tuple[str, ...]]:
+        """Return a stored value, its remaining fresh life and its tags; MISS if it has none."""
+        payload, remaining, tags = stored
+        try:
+            value, stale_for, _ = self.codec.decode(key, payload, schema=spec.schema)
+        except DecodeError as error:
+            spec.counters.decode_errors += 1
+            log.debug("a payload is not readable and counts as a miss: %s", error)
+            self.tell("decode_error", key)
+            return MISS, None, ()
+        if remaining is not None:
+            remaining -= stale_for
+            if remaining <= 0:
+                return MISS, None, ()
+        return value, remaining, tags
+
+    # Keeping in L1
+
+    def put(self, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]) -> None:
+        """Put a value in L1, unless the key was invalidated since the flight began."""
+        memory = self.memory
+        if memory is None:
+            return
+        key = flight.key
+        deadline = self.deadline(ttl)
+        # One whose tag was invalidated since the flight began is outdated as soon as it is there.
+        entry = make_entry(key, value, deadline, tags, flight.era)
+        with self.flights.lock:
+            if flight.replaces:  # what was read before must not be put over it, or stay
+                self.flights.note_change(key)
+            if self.flights.is_current(flight):
+                removed = memory.place(entry)
+            else:
+                removed = memory.displace(key) if flight.replaces else []
+        if removed:
+            memory.bury(removed)
+
+    def deadline(self, ttl: float | None) -> float:
+        """Return when a value that lives for ``ttl`` seconds from now ends, by the clock.
+
+        Blind, none lives longer than blind_ttl.
+        """
+        bus = self.bus
+        if bus is not None and bus.is_blind and (ttl is None or ttl > bus.blind_ttl):
+            ttl = jittered(bus.blind_ttl, self.jitter)
+        return inf if ttl is None else self.time() + ttl
+
+    def tell(self, name: str, key: str, *, cause: str = "", seconds: float = 0.0) -> None:
+        """Tell the plugins of an event, where one listens."""
+        if self.hooks.on_event:
+            self.hooks.tell(Event(name, self.name, key, cause, seconds))
