@@ -1,5 +1,4 @@
-"""First-party plugins of tiercache.
+"""First-party plugins and integrations. They import only public names of tiercache.
 
-Empty in this release: the package is here so that its name belongs to this
-distribution. Plugins that live here import only the public names of ``tiercache``.
+``tiercache_plugins.sqlalchemy``: invalidate after a transaction has committed.
 """

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_type
+from collections.abc import Callable
+from typing import Any, Self, assert_type
 
-from tiercache import LRU, MISS, Cache, CacheInfo, Miss, SQLite, Stats, cached
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from tiercache import LRU, MISS, Cache, CacheInfo, Invalidation, Miss, SQLite, Stats, cached
+from tiercache_plugins.sqlalchemy import after_commit, on_commit
 
 cache = Cache("typed", l1=LRU(10), l2=SQLite("l2.db"), ttl="1h")
 
@@ -98,3 +103,65 @@ async def cache_aside() -> None:
         cache.set("k", 1, ttl="5m", tags=["t"])
     with cache as same:
         assert_type(same, Cache)
+
+
+# What @cache.invalidates leaves as it is: everything.
+
+
+def django_on_commit(func: Callable[[], object], using: str | None = None) -> None:
+    func()
+
+
+async def async_hook(invalidation: Invalidation) -> None:
+    assert_type(invalidation.keys, tuple[str, ...])
+    assert_type(invalidation.arguments["result"], Any)
+    await invalidation.acall()
+
+
+@cache.invalidates(["user:{x}", "name:{result}"], tags=["users"], after=django_on_commit)
+def renamed(x: int, *, name: str = "") -> str:
+    return name
+
+
+@cache.invalidates(bare.key, after=async_hook)
+async def arenamed(x: int) -> list[str]:
+    return [str(x)]
+
+
+def tags_of(x: int) -> list[str]:
+    return [f"t:{x}"]
+
+
+class Writer:
+    session: Session
+
+    @cache.invalidates("user:{x}", after=after_commit("self.session"))
+    def save(self, x: int) -> Self:
+        return self
+
+    @classmethod
+    @cache.invalidates("user:{x}")
+    async def make(cls, x: int) -> Self:
+        return cls()
+
+    @cache.invalidates(tags=tags_of)
+    @staticmethod
+    def touch(x: int) -> None:
+        return None
+
+
+async def invalidating(writer: Writer, session: AsyncSession) -> None:
+    assert_type(renamed(1, name="Ada"), str)
+    assert_type(await arenamed(1), list[str])
+    assert_type(writer.save(1), Writer)
+    assert_type(await Writer.make(1), Writer)
+    writer.touch(1)
+    renamed("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    renamed(1, nam="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    cache.invalidates(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    on_commit(session, async_callback)
+    on_commit(writer.session, lambda: writer)
+
+
+async def async_callback() -> None:
+    pass
