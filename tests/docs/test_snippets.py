@@ -2,7 +2,7 @@
 
 The blocks of a file share one namespace and run in order, in an empty directory, without a server.
 Those marked ```python redis need one: they run, in their places, in a second test that has one. A
-line ``#> text`` is a line of output that the block must print.
+line ``# > text`` is a line of output that the block must print.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Block:
 
     @property
     def promised(self) -> list[str]:
-        return [line[2:].strip() for line in self.code.splitlines() if line.startswith("#>")]
+        lines = self.code.splitlines()
+        return [line[3:].strip() for line in lines if line.startswith("# >")]
 
 
 def blocks(file: str) -> list[Block]:
