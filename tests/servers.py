@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 START_SECONDS = 10.0
@@ -55,12 +55,25 @@ class RedisServer:
     Args:
         binary: Path of redis-server or valkey-server; by default the first that exists.
         password: If set, clients must log in with it.
+        options: More of the command line: ``("--maxmemory", "1mb")``.
+        config: What the file holds that it starts with; it may rewrite that file.
+        port: Where it listens; by default on a free one.
     """
 
-    def __init__(self, binary: str | None = None, *, password: str | None = None) -> None:
+    def __init__(
+        self,
+        binary: str | None = None,
+        *,
+        password: str | None = None,
+        options: Sequence[str] = (),
+        config: str = "",
+        port: int | None = None,
+    ) -> None:
         self.binary = binary or next(iter(binaries().values()))
-        self.port = free_port()
+        self.port = port or free_port()
         self._password = password
+        self._options = options
+        self._config = config
         self._directory = tempfile.mkdtemp(prefix="tiercache-redis-")
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.stop)
@@ -78,8 +91,12 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, empty, on the same port as before."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        options += ["--appendonly", "no", "--dir", self._directory, "--daemonize", "no"]
+        config = Path(self._directory, "config")
+        config.write_text(self._config)
+        options = [str(config), "--port", str(self.port), "--bind", "127.0.0.1"]
+        options += ["--dir", self._directory, "--daemonize", "no", *self._options]
+        if "--sentinel" not in self._options:
+            options += ["--save", "", "--appendonly", "no"]
         if self._password:
             options += ["--requirepass", self._password]
         log = Path(self._directory, "log")
@@ -133,6 +150,10 @@ class RedisServer:
         """Go on after freeze."""
         os.kill(self.pid, signal.SIGCONT)
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def restart(self) -> None:
         """Kill it and start it again, empty."""
         self.kill()
@@ -173,8 +194,8 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-500:] if log.exists() else ""
 
 
-def _until(is_done: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def _until(is_done: Callable[[], bool], complaint: str, seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not is_done():
         if time.monotonic() > deadline:
             raise RuntimeError(complaint)
@@ -200,16 +221,20 @@ class Proxy:
     """A TCP proxy to 127.0.0.1:target that can delay, hold and cut what goes through it.
 
     Threads copy; ``delay`` (seconds) is waited before each chunk from the server is passed on,
-    ``hold`` keeps chunks back until ``release``.
+    ``hold`` keeps chunks back until ``release``. With ``piece`` answers arrive in pieces of so many
+    bytes; while it ``is_refusing``, new connections are closed at once.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.delay = 0.0
+        self.piece = 0
+        self.is_refusing = False
         self.connections = 0
         self._open_gate = threading.Event()
         self._open_gate.set()
         self._sockets: set[socket.socket] = set()  # guarded by _lock
+        self._clients: set[socket.socket] = set()  # those of them to clients; guarded by _lock
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._is_closed = False
@@ -231,9 +256,19 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 self.connections += 1
-                server = socket.create_connection(("127.0.0.1", self.target))
+                if self.is_refusing:
+                    client.close()
+                    continue
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:  # it is dead just now
+                    client.close()
+                    continue
+                with contextlib.suppress(OSError):  # it has gone already
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with self._lock:
                     self._sockets |= {client, server}
+                    self._clients.add(client)
                 self._spawn(self._copy, client, server, False)
                 self._spawn(self._copy, server, client, True)
 
@@ -243,12 +278,14 @@ class Proxy:
                 if is_answer:
                     time.sleep(self.delay)
                     self._open_gate.wait()
-                sink.sendall(chunk)
+                for piece in _pieces(chunk, self.piece if is_answer else 0):
+                    sink.sendall(piece)
         self._drop(source, sink)
 
     def _drop(self, *sockets: socket.socket) -> None:
         with self._lock:
             self._sockets -= set(sockets)
+            self._clients -= set(sockets)
         for sock in sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -267,6 +304,14 @@ class Proxy:
         with self._lock:
             sockets = tuple(self._sockets)
         self._drop(*sockets)
+
+    def half_close(self) -> None:
+        """End the answers of all connections; what clients ask still reaches the server."""
+        with self._lock:
+            clients = tuple(self._clients)
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """End the proxy and its threads."""
@@ -288,6 +333,16 @@ class Proxy:
 def _chunks(source: socket.socket) -> Iterator[bytes]:
     while chunk := source.recv(65536):
         yield chunk
+
+
+def _pieces(chunk: bytes, size: int) -> Iterator[bytes]:
+    """Cut a chunk in pieces of so many bytes; 0: do not. After a few the rest goes at once."""
+    most = 50 * size
+    for start in range(0, min(most, len(chunk)), size or 1):
+        yield chunk[start : min(start + size, most)]
+        time.sleep(0.0005)
+    if chunk[most:]:
+        yield chunk[most:]
 
 
 class BadServer:

@@ -14,7 +14,7 @@ from types import CoroutineType
 from typing import Any
 
 from .claims import Claims
-from .entry import RememberedError
+from .entry import RememberedError, make_entry
 from .errors import ConfigurationError, EncodeError
 from .lookup import Lookup
 from .plugin import Load
@@ -179,7 +179,7 @@ class Flow(Lookup):
 
     # Loading
 
-    async def _load(  # noqa: C901 - a helper would be one more frame in every recursion
+    async def _load(  # noqa: C901, PLR0912 - a helper would be one more frame in every recursion
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> Any:
         flight.source = Source.LOAD
@@ -214,11 +214,12 @@ class Flow(Lookup):
         in_store: bool | None = None
         if life is not None:
             in_store = await self._fill_store(port, spec, flight, value, life)
-            if in_store is not False:  # else: invalidated meanwhile, or given to another
-                self.put(flight, value, *life)
+        # Refused: the key was invalidated meanwhile, or given to another.
+        life = None if in_store is False else life
         if flight.replaces and not in_store:
-            is_kept = life is not None and in_store is None
-            await self._withdraw(port, flight, from_memory=not is_kept)
+            await self._withdraw(port, flight, value, life)
+        elif life is not None:
+            self.put(flight, value, *life)
         return value
 
     async def _fill_store(
@@ -233,15 +234,31 @@ class Flow(Lookup):
         flight.stop_renewing()
         return None if taken is None else taken[0]
 
-    async def _withdraw(self, port: Port, flight: Flight, *, from_memory: bool) -> None:
-        """Remove what a refresh has found outdated and could not replace."""
-        if from_memory and self.memory is not None:
-            with self.flights.lock:
-                self.flights.note_change(flight.key)
-                removed = self.memory.displace(flight.key)
-            self.memory.bury(removed)
-        if self.l2 is not None:
-            await self.l2.delete(port, [flight.key])
+    async def _withdraw(self, port: Port, flight: Flight, value: Any, life: Life | None) -> None:
+        """Remove what a refresh has found outdated and could not replace in L2.
+
+        A write like any other. L1 keeps the new value, where it has a life.
+        """
+        memory, flights, removed = self.memory, self.flights, []
+
+        def settle(key: str, alone: bool) -> None:
+            if memory is None:
+                return
+            if life is None or not alone:
+                removed.extend(memory.displace(key))
+                return
+            ttl, tags = life
+            entry = make_entry(key, value, self.deadline(ttl), tags, flight.era)
+            removed.extend(memory.place(entry))
+
+        flights.fence([flight.key])
+        try:
+            if self.l2 is not None:
+                await self.l2.delete(port, [flight.key])
+        finally:
+            flights.unfence([flight.key], settle)
+            if memory is not None:
+                memory.bury(removed)
 
     async def _call_around(
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any

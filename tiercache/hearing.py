@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from .entry import RemovalCause
 from .runtime import BlockingPort, run
 from .tiers.store import Kind
+
+AT_ONCE = 1000  # entries let go of before others get a turn
 
 if TYPE_CHECKING:
     from .lookup import Lookup
@@ -64,15 +67,26 @@ class Hearing:
         flow.tell("bus_gap", "")
         flow.drop()
 
-    def go_blind(self) -> None:
+    def begin_to_fade(self) -> Sequence[str]:
         flow = self._flow()
-        if flow is not None:
-            flow.drop()
+        if flow is None:
+            return ()
+        flow.flights.hear_all()
+        return () if flow.memory is None else list(flow.memory)
+
+    def let_go(self, keys: Sequence[str]) -> None:
+        flow = self._flow()
+        memory = None if flow is None else flow.memory
+        if memory is None:
+            return
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            memory.bury([g for key in some for g in memory.displace(key, RemovalCause.EXPIRED)])
 
     def see_again(self) -> None:
         flow = self._flow()
         if flow is None or flow.l2 is None:
             return
-        flow.l2.breaker.heard_from()
+        flow.l2.breaker.heard_from(time.monotonic())
         if flow.l2.debts:
             run(flow.l2.settle(self._port))

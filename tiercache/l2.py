@@ -52,11 +52,12 @@ class L2:
     """A cache's part of a store."""
 
     def __init__(self, cache: str, store: Store, hooks: Hooks, counters: Counters) -> None:
-        self.origin = secrets.token_hex(6)
+        self.origin = secrets.token_hex(6)  # marks this process's messages
         self.namespace: Namespace = store.namespace(cache, self.origin)
         self.breaker = breaker_of(store)
         self.debts = Debts()
         self.is_down = False  # whether the log has said so
+        self._store = store
         self._cache = cache
         self._hooks = hooks
         self._counters = counters
@@ -67,10 +68,13 @@ class L2:
         self._settle_after = 0.0  # monotonic time before which the store need not be asked to
 
     def after_fork(self) -> None:
-        """Take new locks in a forked child; what the parent owes, the parent delivers."""
+        """Be another process in a forked child; what the parent owes, the parent delivers."""
+        self.origin = secrets.token_hex(6)
+        self.namespace = self._store.namespace(self._cache, self.origin)
         self._lock = threading.RLock()
         self._is_settling = False
         self.debts.after_fork()
+        self.breaker.after_fork()
 
     # Entries
 

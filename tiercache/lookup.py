@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLIND_TTL = 5.0  # seconds
+UNWATCHED_JITTER = 0.3  # of that: what is loaded in an outage is not loaded again all at once
 FEW_ENTRIES = 1000  # in L1, that may be looked through whenever a tag is invalidated
 
 
@@ -74,6 +75,7 @@ class Lookup:
                 self.waits,
                 blind_ttl=blind_ttl,
                 timeout=store.timeout,
+                breaker=self.l2.breaker,
                 name=f"cache {name!r}",
             )
 
@@ -83,7 +85,7 @@ class Lookup:
         self.waits = Waits()
         if self.l2 is not None and self.bus is not None:
             self.l2.after_fork()
-            self.bus.after_fork(self.waits)
+            self.bus.after_fork(self.l2.namespace, self.l2.origin, self.waits)
             self.drop()
 
     def stop(self) -> None:
@@ -273,9 +275,10 @@ class Lookup:
         # One whose tag was invalidated since the flight began is outdated as soon as it is there.
         entry = make_entry(key, value, deadline, tags, flight.era)
         with self.flights.lock:
+            is_current = self.flights.is_current(flight)
             if flight.replaces:  # what was read before must not be put over it, or stay
                 self.flights.note_change(key)
-            if self.flights.is_current(flight):
+            if is_current:
                 removed = memory.place(entry)
             else:
                 removed = memory.displace(key) if flight.replaces else []
@@ -285,11 +288,11 @@ class Lookup:
     def deadline(self, ttl: float | None) -> float:
         """Return when a value that lives for ``ttl`` seconds from now ends, by the clock.
 
-        Blind, none lives longer than blind_ttl.
+        Unwatched, none lives longer than blind_ttl.
         """
         bus = self.bus
-        if bus is not None and bus.is_blind and (ttl is None or ttl > bus.blind_ttl):
-            ttl = jittered(bus.blind_ttl, self.jitter)
+        if bus is not None and bus.keeps_short and (ttl is None or ttl > bus.blind_ttl):
+            ttl = jittered(bus.blind_ttl, UNWATCHED_JITTER)
         return inf if ttl is None else self.time() + ttl
 
     def tell(self, name: str, key: str, *, cause: str = "", seconds: float = 0.0) -> None:

@@ -310,10 +310,9 @@ class Flights:
             self._change_all()
 
     def note_change(self, key: str) -> None:
-        """Take note that a refresh has replaced a key's value: older reads do not fill it."""
+        """Take note that a refresh has replaced a key's value: what began before fills nothing."""
         with self.lock:
-            self.era += 1
-            self._changed.note(key, self.era)
+            self._change([key])
 
     def outdate(self, tags: Sequence[str]) -> None:
         """Take note that tags were invalidated: entries born before, and flights, are outdated."""

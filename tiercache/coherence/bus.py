@@ -9,9 +9,10 @@ messages on their way. So the position is fixed before the first read of L2, and
 
 - after a short cut the log is read on from where it was: nothing is lost;
 - where the log no longer reaches back, that is a gap: L1 is dropped, in O(1);
-- once nothing has been read for ``blind_ttl`` seconds the process is *blind*: L1 is dropped, and
-  what is put there until it sees again lives for ``blind_ttl`` at most. So an outage of L2 costs
-  the database one load per key, process and ``blind_ttl``, and nothing is stale for longer.
+- once nothing has been read for ``blind_ttl`` seconds the process is *blind*. By then L1 has been let
+  go of, bit by bit (fading.py), and what is put there until the process sees again lives for
+  ``blind_ttl`` at most. So an outage of L2 costs the database one load per key, process and
+  ``blind_ttl``, and nothing is stale for longer.
 
 The thread holds its bus weakly: a cache that is dropped without ``close`` ends it.
 """
@@ -24,14 +25,18 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from tiercache.coherence.fading import BEGIN, STEP, Fading
+from tiercache.coherence.keeper import Handle, keeper
 from tiercache.errors import StoreError
 from tiercache.tiers.store import Kind, LogGap, Message, Namespace, Tail
 from tiercache.waits import Waits, lock_name
 
 if TYPE_CHECKING:
     from tiercache.runtime import Port
+    from tiercache.tiers.breaker import Breaker
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +62,11 @@ class Listener(Protocol):
     def hear_gap(self, *, was_blind: bool) -> None:
         """Messages were missed; what L1 got while blind is short-lived and may stay."""
 
-    def go_blind(self) -> None:
-        """L1 can no longer be trusted."""
+    def begin_to_fade(self) -> Sequence[str]:
+        """Let nothing under way fill L1, and return the keys it holds."""
+
+    def let_go(self, keys: Sequence[str]) -> None:
+        """Keys have been unwatched for too long."""
 
     def see_again(self) -> None:
         """The store answers."""
@@ -74,6 +82,7 @@ class Bus:
         waits: Woken by everybody's, its own included.
         blind_ttl: Seconds without contact after which L1 is not trusted.
         timeout: The store's, in seconds.
+        breaker: The store's, told that somebody watches the store.
         name: Of the cache, for the log.
     """
 
@@ -86,10 +95,13 @@ class Bus:
         *,
         blind_ttl: float,
         timeout: float,
+        breaker: Breaker,
         name: str,
     ) -> None:
         self.is_open = False  # a thread reads, or tries to; written under _lock
         self.is_blind = True  # no contact for blind_ttl, or none yet
+        self.keeps_short = True  # what is put in L1 may live for blind_ttl at most
+        self.breaker = breaker
         self.blind_ttl = blind_ttl
         self._namespace = namespace
         self._origin = origin
@@ -98,6 +110,8 @@ class Bus:
         self._timeout = timeout
         self._name = name
         self._has_said = False  # that it is blind, in the log
+        self._fading: Fading | None = None  # both written by the reader's thread
+        self._fader: Handle | None = None
         self._lock = threading.RLock()
         self._reader: _Reader | None = None  # guarded by _lock
 
@@ -125,7 +139,7 @@ class Bus:
         with self._lock:
             if self.is_open:
                 return
-            self.is_blind = position is None
+            self.is_blind = self.keeps_short = position is None
             covered = -self.blind_ttl if since is None else since
             self._reader = _Reader(self, self._namespace, position, covered, self._timeout)
             self._reader.start()
@@ -135,15 +149,16 @@ class Bus:
         """End the thread and its connection; wait until they are gone."""
         with self._lock:
             reader, self._reader = self._reader, None
-            self.is_open, self.is_blind = False, True
+            self.is_open, self.is_blind, self.keeps_short = False, True, True
         if reader is not None:
             reader.stop()
+        self._stop_fading()
 
-    def after_fork(self, waits: Waits) -> None:
+    def after_fork(self, namespace: Namespace, origin: str, waits: Waits) -> None:
         """Forget the parent's thread; the child listens once it reads L2."""
-        self._waits = waits
-        self.is_open, self.is_blind = False, True
-        self._reader = None
+        self._namespace, self._origin, self._waits = namespace, origin, waits
+        self.is_open, self.is_blind, self.keeps_short = False, True, True
+        self._reader = self._fading = self._fader = None
         self._lock = threading.RLock()
 
     # In the thread
@@ -177,7 +192,8 @@ class Bus:
 
     def contact(self) -> None:
         """Note that the log was read to its end, or nearly."""
-        self.is_blind = False
+        self._stop_fading()
+        self.is_blind = self.keeps_short = False
         if self._has_said:
             self._has_said = False
             log.warning("%s: hears of other processes' changes again", self._name)
@@ -197,8 +213,31 @@ class Bus:
                 *(self._name, self.blind_ttl, why),
             )
         if not self.is_blind:
-            self.is_blind = True  # before L1 is dropped: what is put there from now on is short
-            self._listener.go_blind()
+            self.begin_to_fade(time.monotonic())
+            if self._fading is not None:
+                self._fading.finish()
+            self._stop_fading()
+            self.keeps_short = self.is_blind = True
+
+    def begin_to_fade(self, until: float) -> None:
+        """Begin to let go of L1, to be done with by a monotonic time."""
+        if self.is_blind or self._fading is not None:
+            return
+        self.keeps_short = True  # before L1 is looked at: what is put there from now on is short
+        self._fading = Fading(self._listener.begin_to_fade(), until, self._listener.let_go)
+        this = weakref.ref(self)
+
+        def step() -> float | None:
+            bus = this()
+            fading = None if bus is None else bus._fading  # noqa: SLF001 - our own
+            return None if fading is not None and fading.advance(time.monotonic()) else inf
+
+        self._fader = keeper.keep(STEP, step)
+
+    def _stop_fading(self) -> None:
+        self._fading, fader, self._fader = None, self._fader, None
+        if fader is not None:
+            fader.cancel()
 
 
 class _Reader:
@@ -214,6 +253,7 @@ class _Reader:
     ) -> None:
         self.is_connected = position is not None
         self._bus = weakref.ref(bus, self._bus_is_gone)
+        self._breaker = bus.breaker
         self._blind_ttl = bus.blind_ttl
         self._tail: Tail = namespace.tail(position)
         self._covered = covered  # monotonic time up to which the log has been read
@@ -237,11 +277,13 @@ class _Reader:
         self._tail.interrupt()
 
     def _run(self) -> None:
+        self._breaker.watched(begins=True)
         try:
             while not self._stopped.is_set():
                 asked = time.monotonic()
                 self._step(self._read(), asked)
         finally:
+            self._breaker.watched(begins=False)
             self._tail.close()
 
     def _read(self) -> Callable[[Bus], None] | None:
@@ -265,8 +307,11 @@ class _Reader:
             self._covered, self._pause = asked, FIRST_PAUSE
             bus.contact()
             return
-        if time.monotonic() >= self._covered + self._blind_ttl - LEAST_PATIENCE:
+        now, until = time.monotonic(), self._covered + self._blind_ttl
+        if now >= until - LEAST_PATIENCE:
             bus.lose_sight(self._error)
+        elif now >= self._covered + BEGIN * self._blind_ttl:
+            bus.begin_to_fade(until - LEAST_PATIENCE)
         del bus
         self._stopped.wait(self._next_pause())
 

@@ -137,6 +137,6 @@ def open_asyncio(endpoint: AnyEndpoint, limit: int, timeout: float, label: str) 
 
 
 def _import_redis() -> None:
-    """Import redis-py, whose modules import one another: two threads that begin at once both fail."""
+    """Import redis-py in one thread at a time: its modules import one another in a circle."""
     with _importing:
         import redis  # noqa: F401

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tiercache.errors import StoreError
 from tiercache.tiers import _redis_wire as wire
-from tiercache.tiers._redis_errors import translate
 from tiercache.tiers.store import LogGap, Message, StoreRefused
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ class RedisTail:
             self.close()
             self._is_interrupted = False
             self._namespace.plans.heard = None
-            raise translate(error, self._store.label, "log", self._store.timeout) from error
+            failure = self._store.translate(error, "log")
+        raise failure  # outside: redis-py's frames, which the chain would keep, hold the login
 
     def _go_to_the_end(self) -> None:
         """Take the log's end for the position, and own up to having missed what came before."""

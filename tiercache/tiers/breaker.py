@@ -10,8 +10,9 @@ What says nothing about the store is not recorded: that all connections are in u
 a command, that bytes could not be decoded, that a caller was cancelled.
 
 While open, nothing is let through until the pause is over; then one call is, the probe: if it
-fails the next pause is twice as long. Pauses are randomised, so that processes do not come back
-all at once.
+fails the next pause is twice as long. A probe may cost its caller a whole timeout. So where
+somebody *watches* the store all the time (the reader of the bus does), the pause lasts until it has
+been heard from. Pauses are randomised, so that processes do not come back all at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ LONG_SHARE = 0.8  # of the timeout: a failure that took as long opens alone
 LEAST_SECONDS = 0.001  # what a failure counts at least, so that a quick one weighs something
 FIRST_PAUSE = 0.2  # seconds
 LONGEST_PAUSE = 2.0  # seconds: how much later than possible a store may be used again
+WATCHED_PAUSE = 30.0  # seconds: should the watcher be unable to reach what callers could
+RETURN_SECONDS = 0.1  # over which processes spread their return once the store is heard from
 PROBE_SECONDS = 5.0  # after which a probe that has not reported is given up
 
 
@@ -56,6 +59,7 @@ class Breaker:
         self._good, self._good_before = 0.0, 0.0  # seconds, of this period and of the one before
         self._bad, self._bad_before = 0.0, 0.0
         self._failures, self._failures_before = 0, 0
+        self._watchers = 0  # guarded by _lock
         self._pause = FIRST_PAUSE
         self._until = 0.0  # end of the pause, or of a probe's patience
 
@@ -109,12 +113,21 @@ class Breaker:
             if self.state is State.HALF_OPEN:
                 self._until = 0.0
 
-    def heard_from(self) -> None:
-        """Take note that the store is alive, by another way: the next call is a probe."""
+    def watched(self, *, begins: bool) -> None:
+        """Take note that somebody begins, or ceases, to watch the store: see ``heard_from``."""
+        with self._lock:
+            self._watchers = max(0, self._watchers + (1 if begins else -1))
+
+    def heard_from(self, now: float) -> None:
+        """Take note that the store is alive, by another way: a call is let through soon."""
         if self.state is State.OPEN:
             with self._lock:
-                if self.state is State.OPEN:
-                    self._until = 0.0
+                self._until = min(self._until, now + RETURN_SECONDS * self._draw())
+
+    def after_fork(self) -> None:
+        """Take a new lock in a forked child, where nobody watches yet."""
+        self._lock = threading.RLock()
+        self._watchers = 0
 
     def _is_closed(self) -> bool:
         return self.state is State.CLOSED
@@ -145,6 +158,7 @@ class Breaker:
 
     def _open(self, now: float) -> None:
         self.state = State.OPEN
-        self._until = now + self._pause * (0.5 + self._draw())
+        pause = WATCHED_PAUSE if self._watchers else self._pause
+        self._until = now + pause * (0.5 + self._draw())
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._forget()

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from tiercache.errors import ConfigurationError
+from tiercache.errors import ConfigurationError, StoreError
+from tiercache.tiers._redis_errors import translate
 from tiercache.tiers._redis_link import open_asyncio, open_blocking
 from tiercache.tiers._redis_namespace import NO_LATEST, RedisNamespace
 from tiercache.tiers._redis_settings import ClusterEndpoint, Endpoint, SentinelEndpoint
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
-    from tiercache.tiers._redis_link import Link, LoopLink
+    from tiercache.tiers._redis_errors import translate
+from tiercache.tiers._redis_link import Link, LoopLink
 
 T = TypeVar("T")
 Ask = tuple[str, tuple[str, ...]]  # a key, and the tags its entry is likely to carry
@@ -214,6 +216,10 @@ class Redis:
             for gone in [each for each in self._links if each.is_closed()]:
                 self._links.pop(gone).abandon()
             return self._links.setdefault(loop, link)
+
+    def translate(self, error: Exception, operation: str) -> StoreError:
+        """Return what failed as one of our errors, without a password in it."""
+        return translate(error, self.label, operation, self.timeout, self._endpoint.secrets)
 
     def dedicated(self, key: bytes) -> Any:
         """Return an unconnected connection to the node that has a key, for one reader."""
