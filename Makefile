@@ -22,6 +22,10 @@ demo: $(VENV)/.demo ## Run the city service: four processes, real cities, one ca
 test: $(VENV)/.dev ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
+.PHONY: soak
+soak: $(VENV)/.dev ## Have processes share a cache while their Redis fails in all ways (SOAK_SECONDS=600)
+	@$(BIN)/python -m tests.chaos.soak
+
 .PHONY: check
 check: $(VENV)/.dev ## Check format, lint, types and the dependency rule
 	$(BIN)/ruff format --check .

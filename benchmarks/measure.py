@@ -10,12 +10,13 @@ is off within a sample, as in timeit.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import random
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -57,6 +58,27 @@ class Row:
         assert self.goal is not None
         ratio = self.subjects[name].ratio
         return ratio >= self.goal if self.higher_is_better else ratio <= self.goal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A number that needs no rival: a bound was promised, or it says how much."""
+
+    about: str  # findings about the same thing stand together
+    what: str
+    value: float
+    unit: str
+    goal: float | None = None  # at most
+
+    @property
+    def is_reached(self) -> bool:
+        """Is the goal met?"""
+        return self.goal is None or self.value <= self.goal
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return what that share of the values is at or below."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def interleave(
@@ -142,10 +164,6 @@ def circumstances(rivals: Mapping[str, Rival], missing: Mapping[str, str]) -> di
         "features": {name: list(rival.features) for name, rival in rivals.items()},
         "missing": dict(missing),
     }
-
-
-def as_json(row: Row) -> dict[str, Any]:
-    return asdict(row)
 
 
 def python_tag() -> str:

@@ -1,8 +1,8 @@
 """How long a call takes when L2 or the loader is in trouble: the table of docs/outages.md.
 
-Run ``python -m benchmarks.outage_table`` to print it, with ``--write`` to put it in its place. The
+Run ``python -m benchmarks.outage_table`` to print it, with ``--write`` to put it in its places. The
 loader returns at once, so what is measured is what the cache adds. What a caller sees in each row
-is tested in tests/outage; here it is only timed.
+is tested in tests/outage; here it is only timed. How an outage goes over time: ``outage``.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from typing import Any
 import redis
 
 from benchmarks.measure import circumstances
+from benchmarks.report import put_between_marks
 from tests.kinds import Asyncio, Blocking, Kind
 from tests.servers import RedisServer
 from tiercache import Cache, Redis
+from tiercache.health import health_of
+from tiercache.tiers.breaker import State
 
 STORE_TIMEOUT = 0.5  # the default of Redis(...)
 LOAD_TIMEOUT = 0.2
-DOCUMENT = Path(__file__).parents[1] / "docs" / "outages.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-FAST, SLOW = 300, 8  # samples of what does not wait, and of what does
+ROOT = Path(__file__).parents[1]
+FAST, FIRST, SLOW = 300, 20, 8  # samples of what does not wait, of first calls, of what waits
 
 Trouble = Callable[[RedisServer], None]
+Measure = Callable[[Kind, RedisServer], list[float]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Row:
     call: str
     sees: str
     counts: str
-    measure: Callable[[Kind, RedisServer], list[float]]
+    measure: Measure
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Users:
 
     kind: Kind
     cache: Cache
+    store: Redis
     get: Any
 
     def time(self, function: Callable[..., Any], user_id: int) -> float:
@@ -81,39 +85,80 @@ def load(user_id: int) -> str:
     return f"user {user_id}"
 
 
+Call = Callable[[Users, int], float]  # of one user; returns how many seconds it took
+
+
 @contextmanager
 def users(kind: Kind, server: RedisServer, **options: Any) -> Iterator[Users]:
     """Make a cache over the server, connected."""
-    cache = Cache("users", l2=Redis(server.url, timeout=STORE_TIMEOUT))
+    store = Redis(server.url, timeout=STORE_TIMEOUT)
+    cache = Cache("users", l2=store)
     get = cache.cached("user:{user_id}", **options)(kind.function(load))
     kind.call(get, 0)
-    yield Users(kind, cache, get)
+    yield Users(kind, cache, store, get)
     kind.do(cache, "close")
 
 
-def in_l1(trouble: Trouble) -> Callable[[Kind, RedisServer], list[float]]:
+def in_l1(trouble: Trouble) -> Measure:
     """Time calls that L1 can answer."""
 
     def measure(kind: Kind, server: RedisServer) -> list[float]:
         with users(kind, server) as some:
             trouble(server)
-            return [some.time(some.get, 0) for _ in range(FAST)]
+            taken = [some.time(some.get, 0) for _ in range(FAST)]
+            repair(server)
+        return taken
 
     return measure
 
 
-def in_neither(trouble: Trouble, samples: int) -> Callable[[Kind, RedisServer], list[float]]:
+def in_neither(kind: Kind, server: RedisServer) -> list[float]:
     """Time calls that must load."""
+    with users(kind, server) as some:
+        return [asking(some, number) for number in range(1, FAST + 1)]
+
+
+def the_first(trouble: Trouble, call: Call, samples: int) -> Measure:
+    """Time the first call after a trouble has begun, of one cache after another."""
+
+    def measure(kind: Kind, server: RedisServer) -> list[float]:
+        taken = []
+        for number in range(1, samples + 1):
+            with users(kind, server) as some:
+                trouble(server)
+                taken.append(call(some, number))
+                repair(server)
+        return taken
+
+    return measure
+
+
+def once_open(trouble: Trouble, call: Call) -> Measure:
+    """Time calls after the breaker has opened."""
 
     def measure(kind: Kind, server: RedisServer) -> list[float]:
         with users(kind, server) as some:
             trouble(server)
-            return [some.time(some.get, number) for number in range(1, samples + 1)]
+            while health_of(some.store).breaker.state is State.CLOSED:
+                some.time(some.get, -1)
+            taken = [call(some, number) for number in range(1, FAST + 1)]
+            repair(server)
+        return taken
 
     return measure
 
 
-def in_l2(spoil: bytes | None) -> Callable[[Kind, RedisServer], list[float]]:
+def asking(some: Users, number: int) -> float:
+    """Ask for a user whom no tier has."""
+    return some.time(some.get, number)
+
+
+def invalidating(some: Users, number: int) -> float:
+    """Invalidate a user."""
+    return some.time(some.get.invalidate, number)
+
+
+def in_l2(spoil: bytes | None) -> Measure:
     """Time calls that L2 can answer; or, spoilt, cannot."""
 
     def measure(kind: Kind, server: RedisServer) -> list[float]:
@@ -131,13 +176,6 @@ def _spoil(server: RedisServer, payload: bytes) -> None:
     with redis.Redis.from_url(server.url) as client:
         for key in client.scan_iter("tc:{users:*"):
             client.set(key, payload)
-
-
-def invalidating(kind: Kind, server: RedisServer) -> list[float]:
-    """Time invalidations that do not reach a frozen L2."""
-    with users(kind, server) as some:
-        freeze(server)
-        return [some.time(some.get.invalidate, number) for number in range(SLOW)]
 
 
 def restarted(kind: Kind, server: RedisServer) -> list[float]:
@@ -183,21 +221,45 @@ def freeze(server: RedisServer) -> None:
     server.freeze()
 
 
+def repair(server: RedisServer) -> None:
+    """Have it answer again, as closing a cache is no part of what is timed."""
+    if server.is_running:
+        server.thaw()
+    else:
+        server.start()
+
+
 GARBAGE = b"\x93\x00\xff\x07" * 37
+NOT_SEEN = "None; here the old value is not seen again"
 ROWS = [
     Row("all is well", "in L1", "the value", "`hits_l1`", in_l1(nothing)),
     Row("", "in L2", "the value", "`hits_l2`", in_l2(None)),
-    Row("", "in neither", "the loader's value", "`misses`, `loads`", in_neither(nothing, FAST)),
+    Row("", "in neither", "the loader's value", "`misses`, `loads`", in_neither),
     Row("Redis is down: refused", "in L1", "the value", "`hits_l1`", in_l1(kill)),
-    Row("", "not in L1", "the loader's value", "1 `store_errors`", in_neither(kill, FAST)),
-    Row("Redis is frozen", "in L1", "the value", "`hits_l1`", in_l1(freeze)),
-    Row("", "not in L1", "the loader's value", "1 `store_errors`", in_neither(freeze, SLOW)),
     Row(
-        "",
-        "`invalidate`",
-        "None; here the old value is not seen again",
-        "1 `store_errors`",
-        invalidating,
+        *("", "not in L1, the first", "the loader's value", "1 `store_errors`"),
+        the_first(kill, asking, FIRST),
+    ),
+    Row(
+        *("", "not in L1, the breaker being open", "the loader's value", "`misses`, `loads`"),
+        once_open(kill, asking),
+    ),
+    Row("Redis is frozen", "in L1", "the value", "`hits_l1`", in_l1(freeze)),
+    Row(
+        *("", "not in L1, the first", "the loader's value", "1 `store_errors`"),
+        the_first(freeze, asking, SLOW),
+    ),
+    Row(
+        *("", "not in L1, the breaker being open", "the loader's value", "`misses`, `loads`"),
+        once_open(freeze, asking),
+    ),
+    Row(
+        *("", "`invalidate`, the first", NOT_SEEN, "1 `store_errors`"),
+        the_first(freeze, invalidating, SLOW),
+    ),
+    Row(
+        *("", "`invalidate`, the breaker being open", NOT_SEEN, ""),
+        once_open(freeze, invalidating),
     ),
     Row("Redis was restarted empty", "not in L1", "the loader's value", "`misses`", restarted),
     Row("Redis holds garbage", "not in L1", "the loader's value", "`misses`", in_l2(GARBAGE)),
@@ -244,7 +306,9 @@ def caption() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put it into docs/outages.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put it into docs/outages.md and README.md"
+    )
     options = parser.parse_args()
     logging.getLogger("tiercache").setLevel(logging.ERROR)  # that Redis is down is the point
     lines = []
@@ -253,10 +317,8 @@ def main() -> None:
         lines.append(line)
     print(caption())
     if options.write:
-        text = DOCUMENT.read_text()
-        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-        table = "\n".join(lines)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n\n{caption()}\n{END}{after}")
+        put_between_marks(ROOT / "docs" / "outages.md", "measured", [*lines, "", caption()])
+        put_between_marks(ROOT / "README.md", "outages", lines)
 
 
 if __name__ == "__main__":

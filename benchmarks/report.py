@@ -1,16 +1,17 @@
-"""What is left of a run: a table in the terminal, JSON, and a chart."""
+"""What is left of a run: a table in the terminal, JSON, and mostly a chart."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Measured, Row, as_json, python_tag
+from benchmarks.measure import Finding, Measured, Row, python_tag
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "tiercache"
@@ -22,12 +23,45 @@ def publish(name: str, made: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Print the rows and write ``results/<name>-<python>.json`` and ``.svg``."""
     print_table(f"{name} on {made['python']}, {made['cpu']}", rows)
     print_features(made)
+    path = write_result(name, made, rows=[asdict(row) for row in rows])
+    draw_chart(path.with_suffix(".svg"), f"{name}, {made['python']}", rows)
+    print(f"written: benchmarks/results/{path.name} and .svg")
+
+
+def publish_findings(
+    name: str, made: Mapping[str, Any], findings: Sequence[Finding], **more: Any
+) -> Path:
+    """Print the findings; write ``results/<name>-<python>.json`` with them and whatever else."""
+    print_findings(f"{name} on {made['python']}, {made['cpu']}", findings)
+    path = write_result(name, made, findings=[asdict(finding) for finding in findings], **more)
+    print(f"written: benchmarks/results/{path.name}")
+    return path
+
+
+def write_result(name: str, made: Mapping[str, Any], **parts: Any) -> Path:
+    """Write ``results/<name>-<python>.json``: the circumstances, and what was found."""
     RESULTS.mkdir(exist_ok=True)
-    stem = f"{name}-{python_tag()}"
-    result = {"benchmark": name, "made": dict(made), "rows": [as_json(row) for row in rows]}
-    (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw_chart(RESULTS / f"{stem}.svg", f"{name}, {made['python']}", rows)
-    print(f"written: benchmarks/results/{stem}.json and .svg")
+    path = RESULTS / f"{name}-{python_tag()}.json"
+    result = {"benchmark": name, "made": dict(made), **parts}
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def print_findings(title: str, findings: Sequence[Finding]) -> None:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("what")
+    for heading in ("value", "goal"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    about = ""
+    for finding in findings:
+        if finding.about != about:
+            about = finding.about
+            table.add_section()
+            table.add_row(f"[bold]{about}[/]")
+        verdict = "[green]met[/]" if finding.is_reached else "[red]missed[/]"
+        goal = "" if finding.goal is None else f"<= {finding.goal:g} {verdict}"
+        table.add_row(f"  {finding.what}", f"{_number(finding.value)} {finding.unit}", goal)
+    CONSOLE.print(table)
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:
@@ -120,3 +154,11 @@ def _draw_panel(panel: Any, row: Row) -> None:
     panel.set_xlabel(f"ratio of {row.unit}; {row.baseline} = 1", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def put_between_marks(document: Path, name: str, lines: Sequence[str]) -> None:
+    """Replace the lines between ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = document.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text("\n".join([f"{before}{begin}", *lines, f"{end}{after}"]))

@@ -2,9 +2,10 @@
 
 ``floor`` is the same crowd around the least that can be written by hand: one load, and an event or
 a task that all others wait for. That much of the time is the crowd's own. A run in which the key
-was loaded more than once, or a caller got anything but the load's outcome, stops.
+was loaded more than once, or a caller got anything but the load's outcome, stops. The crowds that
+are spread over processes are in ``stampede_cluster``.
 
-Run as ``python -m benchmarks.stampede``.
+Starts a server of its own. Run as ``python -m benchmarks.stampede``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 from benchmarks.measure import Row, circumstances, summarise
 from benchmarks.report import publish
 from benchmarks.rivals import rival
+from benchmarks.stampede_cluster import cluster_stampede
+from tests.servers import RedisServer
 from tiercache import LRU, Cache
 
 OURS, FLOOR = "tiercache", "floor"
@@ -192,9 +195,15 @@ def _check(answers: list[Any], loads: int, fails: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attempts", type=int, default=9, help="of each crowd (default 9)")
+    parser.add_argument("--only", choices=["process", "cluster"])
     options = parser.parse_args()
-    with asyncio.Runner() as runner:
-        rows = list(stampede(runner, options.attempts))
+    rows: list[Row] = []
+    if options.only != "cluster":
+        with asyncio.Runner() as runner:
+            rows += stampede(runner, options.attempts)
+    if options.only != "process":
+        with RedisServer() as server:
+            rows += cluster_stampede(server.url, options.attempts)
     publish("stampede", circumstances({OURS: rival(OURS)}, {}), rows)
 
 

@@ -25,6 +25,7 @@ from redis.utils import HIREDIS_AVAILABLE
 from benchmarks.measure import Measured, Sample, interleave
 from tests.servers import RedisServer
 from tiercache.tiers.redis import Redis
+from tiercache.tiers.store import Item
 
 OURS, PLAIN = "store", "redis-py"
 KEYS = [f"user:{number}" for number in range(1000, 1100)]
@@ -105,8 +106,9 @@ def from_threads(read: Read, calls: int) -> float:
 def questions(url: str, runner: asyncio.Runner) -> dict[str, tuple[float, dict[str, Sample]]]:
     """Return each question with its goal and its two subjects."""
     run = runner.run
-    store, plain, aplain = Redis(url), plain_client(url), plain_async_client(url)
-    store.write_many([(key, PAYLOAD, 600.0) for key in KEYS])
+    store = Redis(url).namespace("bench")
+    plain, aplain = plain_client(url), plain_async_client(url)
+    store.write_many([Item(key, PAYLOAD, 600.0) for key in KEYS])
     plain.mset(dict.fromkeys(KEYS, PAYLOAD))
 
     def pair(measure: Callable[..., Any], ours: Any, theirs: Any) -> dict[str, Sample]:

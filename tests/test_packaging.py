@@ -108,6 +108,17 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert expected <= set(ZipFile(wheel).namelist())
 
 
+def test_wheel_finds_its_scripts(installed: Installed) -> None:
+    """The Lua files that Redis is sent lie where the installed package looks for them."""
+    code = (
+        "from tiercache.tiers import _redis_scripts as scripts\n"
+        "print(min(len(scripts.script(name).text) for name in scripts._PARTS))\n"
+    )
+
+    assert int(installed.run("-W", "error", "-c", code).stdout) > 200
+    assert list((installed.packages / "tiercache" / "tiers" / "lua").glob("*.lua"))
+
+
 def test_distribution_is_not_named_like_the_other_project(wheel: Path) -> None:
     """The plain name belongs to another project: the wheel has ours, and never asks for theirs."""
     with ZipFile(wheel) as archive:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .tiers.store import Kind, Namespace
 
 
+MANY_TASKS = 1000
+
+
 class AsyncPort:
     """Runs each flight in a task of its own, which no caller's cancellation reaches."""
 
@@ -86,9 +89,14 @@ class AsyncPort:
         self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
     ) -> asyncio.Task[None]:
         task = loop.create_task(work)
+        if len(self._tasks) > MANY_TASKS:  # some may be of loops that were closed under them
+            self._tasks = {each for each in self._tasks if not each.get_loop().is_closed()}
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
 
     def limit(
         self, flights: Flights, led: Sequence[Flight], spec: Spec
@@ -138,9 +146,6 @@ class AsyncPort:
 
     async def news(self, expectation: AsyncExpectation, seconds: float) -> Kind | None:
         return await expectation.wait(seconds)
-
-    async def beside(self, work: Coroutine[Any, Any, Any]) -> None:
-        self._start(asyncio.get_running_loop(), work)
 
 
 def _join_crowd(

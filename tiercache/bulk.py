@@ -22,7 +22,7 @@ from .runtime import CONCURRENT_LOADS, BoxedStop, Port
 from .singleflight import Flight, Source
 from .spec import MISS, Spec
 from .tiers.store import Fill, Kind
-from .waits import Waits
+from .waits import Expectation, Waits
 
 #: Loads items together; None to load them one by one, concurrently.
 Batch = Callable[[list[Any]], Any] | None
@@ -187,30 +187,28 @@ class _Journey:
             self._fail(led, error, must_retry=self.port.ends_the_leader_only(error))
             raise
         finally:
-            claims = self.flow.claims
-            if claims is not None and any(flight.lease is not None for flight in led):
-                await claims.give_up(self.port, led, end)
+            await self._give_up(led, end)
 
     async def _load_batch(self, flights: Sequence[Flight]) -> None:
         """Load the keys whose leases are to be had; then see what the others' holders bring.
 
         Loading one's own before waiting for another's: so no two batches wait for each other.
         """
-        began, news = time.monotonic(), None
+        began = time.monotonic()
         with _expecting(self.flow.waits, self.port) as expectation:
             while flights:
+                failed = expectation.take_failed()
                 mine, held, soonest = await self._claim(flights, began)
-                if news is Kind.FAILED and not mine:
-                    mine, held = held, []  # loaded alongside, without leases
+                # Of those whose load has just failed: loaded alongside, without leases.
+                mine += [flight for flight in held if flight.key in failed]
+                held = [flight for flight in held if flight.key not in failed]
                 mine, twins = _told_apart(mine, self.missing)
-                if mine:
-                    await self._load_together(mine)
-                for flight in twins:
-                    await self._load_together([flight])
+                for some in filter(None, (mine, *([flight] for flight in twins))):
+                    await self._load_own(some)
                 if held and not expectation.covers(held):
                     expectation.cover(held)  # and ask once more: from now on no news is missed
                 elif held:
-                    news = await self.port.news(expectation.waiter, soonest)
+                    await self.port.news(expectation.waiter, soonest)
                     for flight in held:
                         flight.source = Source.PEER
                 flights = held
@@ -223,7 +221,7 @@ class _Journey:
         if claims is None or not spec.uses_store:
             return list(flights), [], 0.0
         anew = any(flight.source is Source.STORE for flight in flights)
-        mine, held, soonest = [], [], inf
+        mine, held, soonest, is_late = [], [], inf, False
         answers = await claims.ask(self.port, flights, spec, anew=anew)
         for flight, (answer, claim) in zip(flights, answers, strict=True):
             if answer is MISS:
@@ -236,7 +234,10 @@ class _Journey:
                     flight.source = Source.STORE
                     soonest = 0.0
                 else:
-                    soonest = min(soonest, claims.patience(claim, began, spec))
+                    patience = claims.patience(claim, began, spec)
+                    soonest, is_late = min(soonest, patience), is_late or patience <= 0
+        if is_late:  # waited for long enough: loaded alongside
+            return [*mine, *held], [], 0.0
         return mine, held, soonest
 
     def _fail(
@@ -258,6 +259,22 @@ class _Journey:
     async def _load_one(self, flight: Flight) -> None:
         want = self.missing[flight.key][0]
         await self.flow.fly(self.port, flight, self.spec, want.args, {})
+
+    async def _load_own(self, flights: Sequence[Flight]) -> None:
+        """Load flights together; an error is theirs, and not of those that others load."""
+        try:
+            await self._load_together(flights)
+        except BoxedStop as box:
+            self._fail(flights, box.error)
+        except Exception as error:
+            self._fail(flights, error)
+        # What brought nothing to L2 is not to be waited for until the whole batch has ended.
+        await self._give_up(flights, Kind.FAILED)
+
+    async def _give_up(self, flights: Sequence[Flight], kind: Kind | None) -> None:
+        claims = self.flow.claims
+        if claims is not None and any(flight.lease is not None for flight in flights):
+            await claims.give_up(self.port, flights, kind)
 
     async def _load_together(self, flights: Sequence[Flight]) -> None:
         spec, batch = self.spec, self.batch
@@ -328,26 +345,47 @@ class _Expecting:
     def __init__(self, waits: Waits, port: Port) -> None:
         self._waits = waits
         self._port = port
-        self._keys: set[str] = set()
+        self._notes: dict[str, _Note] = {}
+        self._failed: set[str] = set()  # keys; added to by any thread
         self.waiter: Any = None
 
     def covers(self, flights: Sequence[Flight]) -> bool:
         """Whether news of all these keys would be heard."""
-        return self._keys.issuperset(flight.key for flight in flights)
+        return all(flight.key in self._notes for flight in flights)
 
     def cover(self, flights: Sequence[Flight]) -> None:
         """Have news of these keys heard, too."""
         if self.waiter is None:
             self.waiter = self._port.expectation()
         for flight in flights:
-            if flight.key not in self._keys:
-                self._keys.add(flight.key)
-                self._waits.add(flight.key, self.waiter)
+            if flight.key not in self._notes:
+                note = self._notes[flight.key] = _Note(flight.key, self._failed, self.waiter)
+                self._waits.add(flight.key, note)
+
+    def take_failed(self) -> set[str]:
+        """Return the keys whose load, elsewhere, has failed since this was asked last."""
+        failed = self._failed.copy()
+        self._failed -= failed
+        return failed
 
     def end(self) -> None:
         """Expect nothing any more."""
-        for key in self._keys:
-            self._waits.remove(key, self.waiter)
+        for key, note in self._notes.items():
+            self._waits.remove(key, note)
+
+
+class _Note:
+    """A batch's waiting for news of one key."""
+
+    def __init__(self, key: str, failed: set[str], waiter: Expectation) -> None:
+        self._key = key
+        self._failed = failed
+        self._waiter = waiter
+
+    def wake(self, kind: Kind) -> None:
+        if kind is Kind.FAILED:
+            self._failed.add(self._key)
+        self._waiter.wake(kind)
 
 
 @contextmanager

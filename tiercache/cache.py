@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable
@@ -26,7 +27,7 @@ from .options import (
 )
 from .plugin import Hooks
 from .registry import live_caches
-from .runtime import BlockingPort
+from .runtime import BlockingPort, run
 from .stats import Counters, Stats
 from .tiers.memory import LRU
 from .tiers.store import Store
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from .coherence.lock import Lock
     from .functions import AsyncCachedFunction, CachedFunction, Decorator
     from .plugin import Plugin
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,7 +98,7 @@ class Cache(CacheAside):
         self.jitter = check_jitter(jitter)
         self.negative_ttl = optional_seconds(negative_ttl, name="negative_ttl")
         self.load_timeout = seconds(load_timeout, name="load_timeout")
-        self.blind_ttl = seconds(blind_ttl, name="blind_ttl")
+        self.blind_ttl = _checked_blind_ttl(blind_ttl)
         self.copy = copier(copy)
         self.clock = as_clock(clock)
         self.codec = _checked_codec(codec)
@@ -234,7 +237,9 @@ class Cache(CacheAside):
         with self._registering:
             self._functions.add(cached)
             self._function_counters.append(cached.counters)
-        weakref.finalize(cached, self._retire, cached.counters).atexit = False
+        # Weakly: what waits to be finalized is held for ever, should it hold the function itself.
+        retire = weakref.WeakMethod(self._retire)
+        weakref.finalize(cached, _call_if_alive, retire, cached.counters).atexit = False
 
     def functions(self) -> list[Cached]:
         """Return the functions decorated with this cache."""
@@ -301,12 +306,16 @@ class Cache(CacheAside):
             encode_errors=counters.encode_errors,
             plugin_errors=counters.plugin_errors,
             bus_gaps=counters.bus_gaps,
+            l2_state="" if self.flow.l2 is None else self.flow.l2.breaker.state.value,
+            owed=0 if self.flow.l2 is None else len(self.flow.l2.debts),
         )
 
     def close(self) -> None:
         """Stop plugins and release connections, threads and tasks. Safe to call twice."""
         self._stop()
         self._locks.close()
+        if self.flow.l2 is not None:
+            self._say_what_is_owed(run(self.flow.l2.farewell(self.blocking)))
         if self.store is not None:
             self.store.close()
 
@@ -315,8 +324,18 @@ class Cache(CacheAside):
         self._stop()
         await self.asyncio.quiesce()
         await self._locks.aclose()
+        if self.flow.l2 is not None:
+            self._say_what_is_owed(await self.flow.l2.farewell(self.asyncio))
         if self.store is not None:
             await self.store.aclose()
+
+    def _say_what_is_owed(self, count: int) -> None:
+        if count:
+            log.warning(
+                "cache %r was closed with %d invalidations not delivered to L2: other processes "
+                "may serve what they invalidate until its TTL ends",
+                *(self.name, count),
+            )
 
     def _stop(self) -> None:
         live_caches.remove(self)
@@ -376,7 +395,7 @@ class Cache(CacheAside):
         self.blocking = BlockingPort()
         self.__dict__.pop("asyncio", None)
         self.flow.after_fork()
-        self._locks.after_fork()
+        self._locks.after_fork(self.flow.waits)
 
     # Inside
 
@@ -389,12 +408,28 @@ class Cache(CacheAside):
             function.shortcuts.reset_tagged(tags)
 
 
+def _call_if_alive(method: weakref.WeakMethod[Any], *args: object) -> None:
+    call = method()
+    if call is not None:
+        call(*args)
+
+
 def _checked_name(name: str) -> str:
     if not isinstance(name, str) or not name or ":" in name:
         raise ConfigurationError(
             f"the name of a cache must be a text without ':', got {name!r}; such as \"users\""
         )
     return name
+
+
+def _checked_blind_ttl(blind_ttl: Duration) -> float:
+    try:
+        return seconds(blind_ttl, name="blind_ttl")
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"blind_ttl must be a duration of more than 0, got {blind_ttl!r}; "
+            "a short one loads more in an outage, l1=None keeps nothing in memory"
+        ) from None
 
 
 def _checked_l1(l1: LRU | None) -> LRU | None:

@@ -312,6 +312,7 @@ class CacheAside:
             load_seconds=self.load_timeout,
             **(self.ttl_options if ttl is None else ttl_options(ttl)),
             **tag_options(tags),
+            tags_last=False,
             function=function,
             negative_ttl=self.negative_ttl,
         )

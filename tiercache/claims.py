@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Any
 
 from .coherence.bus import Bus
 from .coherence.lease import UNHEARD_WAIT, mode_for
-from .errors import LoadTimeout
 from .l2 import L2
 from .runtime import Port
-from .singleflight import Flight, Source
+from .singleflight import Flight, Source, loading_now
 from .spec import MISS, Spec
 from .tiers.store import Claim, Kind, Stored
 from .waits import Waits
 
 #: The answer where a lease is not to be had now.
 HELD: Any = object()
+
+LEAST_WAIT = 0.005  # seconds before a lease that has just ended is asked for again
 
 #: Puts what L2 holds in L1 for a flight and returns its value, or MISS.
 Promote = Callable[[Flight, Spec, Stored, Source], Any]
@@ -43,6 +43,8 @@ class Claims:
 
         MISS: load; under a lease, unless L2 cannot say or another's load has just failed.
         """
+        if any(_is_own(outer, flight) for outer in loading_now.get()):
+            return MISS  # this very call is what its holder waits for
         began = time.monotonic()
         anew, news, expectation = flight.replaces, None, None
         try:
@@ -60,6 +62,8 @@ class Claims:
                     self._waits.add(flight.key, expectation)
                 else:
                     seconds = self.patience(claim, began, spec)
+                    if seconds <= 0:
+                        return MISS
                     news = await port.news(expectation, seconds)
                     flight.source, anew = Source.PEER, flight.replaces
         finally:
@@ -76,7 +80,7 @@ class Claims:
         """
         mode = mode_for(spec, replaces=flights[0].replaces)
         keys = [flight.key for flight in flights]
-        claims = await self._l2.claim(port, keys, spec.tags, mode, anew=anew)
+        claims = await self._l2.claim(port, keys, spec.known_tags, mode, anew=anew)
         if claims is None:
             return [(MISS, Claim())] * len(flights)
         answers = [self._take_one(spec, *pair) for pair in zip(flights, claims, strict=True)]
@@ -85,11 +89,7 @@ class Claims:
 
     def _keep(self, flights: Sequence[Flight], spec: Spec) -> None:
         """Have the leases of flights renewed while they load."""
-        held = [
-            (flight.key, flight.lease)
-            for flight in flights
-            if flight.lease is not None and not flight.lease.is_shared
-        ]
+        held = [(flight.key, flight.lease) for flight in flights if flight.lease is not None]
         if held:
             kept = self._l2.keep(held, spec.load_seconds)
             for flight in flights:
@@ -108,16 +108,12 @@ class Claims:
     def patience(self, claim: Claim, began: float, spec: Spec) -> float:
         """Return how many seconds to wait before a lease that is held is asked for again.
 
-        Raises:
-            LoadTimeout: If it has been waited for as long as a load may take.
+        None are left where it has been waited for as long as a load may take: then it is loaded
+        alongside.
         """
         left = began + spec.load_seconds - time.monotonic()
-        if left <= 0:
-            raise LoadTimeout(
-                f"{spec.name}: another process has been loading for {spec.load_seconds:g} s"
-            )
-        is_live = self._bus.is_live
-        return min(left, claim.held_for or 0.0, inf if is_live else UNHEARD_WAIT)
+        longest = max(claim.held_for or 0.0, LEAST_WAIT) if self._bus.is_live else UNHEARD_WAIT
+        return max(0.0, min(left, longest))
 
     async def give_up(self, port: Port, flights: Sequence[Flight], kind: Kind | None) -> None:
         """End leases that brought nothing to L2, and let those who wait for them know.
@@ -132,3 +128,8 @@ class Claims:
             flight.stop_renewing()
         if held and kind is not None:
             await self._l2.release(port, held, kind)
+
+
+def _is_own(outer: Flight, flight: Flight) -> bool:
+    """Whether a flight is part of the load of another that holds the lease it would wait for."""
+    return outer.key == flight.key and outer.home == flight.home and outer.lease is not None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from functools import partial
 from time import perf_counter
 from types import CoroutineType
@@ -19,16 +18,14 @@ from .errors import ConfigurationError, EncodeError
 from .lookup import Lookup
 from .plugin import Load
 from .runtime import BoxedStop, Port
-from .singleflight import Flight, Source, waits_for_itself
+from .singleflight import Flight, Source, loading_now, waits_for_itself
 from .spec import MISS, Spec, UncacheableValueWarning
+from .tiers.memory import Removed
 from .tiers.store import Fill, Kind
 from .ttl import jittered
 
 #: How a value is kept: its TTL in seconds, None for no expiry, and its tags.
 Life = tuple[float | None, tuple[str, ...]]
-
-#: The flights whose loaders this context is inside of, innermost first.
-_loading: ContextVar[tuple[Flight, ...]] = ContextVar("tiercache_loading", default=())
 
 
 class loading:  # noqa: N801 - reads as a statement: `with loading(flights):`
@@ -40,10 +37,10 @@ class loading:  # noqa: N801 - reads as a statement: `with loading(flights):`
         self._flights = flights
 
     def __enter__(self) -> None:
-        self._token = _loading.set((*self._flights, *_loading.get()))
+        self._token = loading_now.set((*self._flights, *loading_now.get()))
 
     def __exit__(self, *_: object) -> None:
-        _loading.reset(self._token)
+        loading_now.reset(self._token)
 
 
 class Flow(Lookup):
@@ -52,6 +49,12 @@ class Flow(Lookup):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.claims: Claims | None = None
+        if self.l2 is not None and self.bus is not None:
+            self.claims = Claims(self.l2, self.bus, self.waits, self.promote)
+
+    def after_fork(self) -> None:
+        """Forget the parent's flights and waits in a forked child."""
+        super().after_fork()
         if self.l2 is not None and self.bus is not None:
             self.claims = Claims(self.l2, self.bus, self.waits, self.promote)
 
@@ -71,7 +74,7 @@ class Flow(Lookup):
                     if port.leads_inline:
                         self.flights.fail(flight, error)
                     raise
-            elif not _loading.get() and not waits_for_itself(flight):
+            elif not loading_now.get() and not waits_for_itself(flight):
                 await self._wait_for(port, flight)
             elif not await self.follow(port, flight):
                 return await self.run_directly(port, flight, spec, args, kwargs or {})
@@ -86,7 +89,8 @@ class Flow(Lookup):
             if value is MISS and self.l2 is not None:
                 await self.listen(port)
                 if spec.uses_store:
-                    stored = await self.l2.read(port, flight.key, spec.tags)
+                    stored, has_answered = await self.l2.try_to_read(port, flight.key, spec.tags)
+                    flight.skips_store = not has_answered
                     if stored is not None:
                         value = self.promote(flight, spec, stored)
         except Exception as error:
@@ -123,7 +127,7 @@ class Flow(Lookup):
 
     async def follow(self, port: Port, flight: Flight) -> bool:
         """Wait for a flight; False where that would be for ever, with the flight left."""
-        mine = [outer for outer in _loading.get() if not outer.has_landed]
+        mine = [outer for outer in loading_now.get() if not outer.has_landed]
         if waits_for_itself(flight) or self.flights.would_deadlock(flight, mine):
             self.flights.leave(flight)
             return False
@@ -159,7 +163,7 @@ class Flow(Lookup):
         end: Kind | None = Kind.FAILED  # of a lease that is not used; None: nothing can be awaited
         try:
             value: Any = MISS
-            if self.claims is not None and spec.uses_store:
+            if self.claims is not None and spec.uses_store and not flight.skips_store:
                 value = await self.claims.bring(port, flight, spec)
             if value is MISS:
                 value = await self._load(port, flight, spec, args, kwargs)
@@ -179,12 +183,12 @@ class Flow(Lookup):
 
     # Loading
 
-    async def _load(  # noqa: C901, PLR0912 - a helper would be one more frame in every recursion
+    async def _load(  # noqa: C901 - a helper would be one more frame in every recursion
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> Any:
         flight.source = Source.LOAD
         flight.tags = spec.tags if spec.tags_of is None else None
-        token = _loading.set((flight, *_loading.get()))
+        token = loading_now.set((flight, *loading_now.get()))
         limit = port.limit(self.flights, (flight,), spec)
         started = perf_counter()
         try:
@@ -201,7 +205,7 @@ class Flow(Lookup):
                 raise BoxedStop(error) from None
             raise
         finally:
-            _loading.reset(token)
+            loading_now.reset(token)
             if limit is not None:
                 limit.cancel()
         seconds = perf_counter() - started
@@ -239,19 +243,24 @@ class Flow(Lookup):
 
         A write like any other. L1 keeps the new value, where it has a life.
         """
-        memory, flights, removed = self.memory, self.flights, []
+        memory, flights = self.memory, self.flights
+        removed: list[Removed] = []
+        ttl, tags = life or (None, ())
+        entry = make_entry(flight.key, value, 0.0, tags, flight.era)
+        weight = 0.0 if memory is None else memory.weigh(entry)
 
         def settle(key: str, alone: bool) -> None:
             if memory is None:
                 return
-            if life is None or not alone:
+            if life is None or not alone or not is_current:
                 removed.extend(memory.displace(key))
                 return
-            ttl, tags = life
-            entry = make_entry(key, value, self.deadline(ttl), tags, flight.era)
-            removed.extend(memory.place(entry))
+            entry.fresh_until = self.deadline(ttl)
+            removed.extend(memory.place(entry, weight))
 
-        flights.fence([flight.key])
+        with flights.lock:
+            is_current = flights.is_current(flight)
+            flights.fence([flight.key])
         try:
             if self.l2 is not None:
                 await self.l2.delete(port, [flight.key])
@@ -279,7 +288,7 @@ class Flow(Lookup):
         self.tell("load_error", flight.key, cause=type(error).__name__, seconds=seconds)
         if spec.negative_errors and isinstance(error, spec.negative_errors):
             # Errors have no bytes: they are remembered in this process only.
-            self.put(flight, RememberedError(error), spec.negative_ttl, ())
+            self.put(flight, RememberedError(error), spec.negative_ttl, spec.tags)
 
     def record_load(self, spec: Spec, seconds: float) -> None:
         """Count a load that took this long."""

@@ -73,6 +73,11 @@ class Shortcuts:
                         return
                     self._note_tags(entry.tags)
                 self._install(arguments, entry)
+                # Once more: a signal handler, or a finalizer, may have cleared in between.
+                if memory.table.get(entry.key) is not entry or (
+                    entry.__class__ is TaggedEntry and is_outdated(entry)
+                ):
+                    self._drop(arguments)
 
     def reset_tagged(self, tags: Collection[str]) -> None:
         """Drop every shortcut, if some may lead to entries with these tags."""
@@ -117,6 +122,12 @@ class Shortcuts:
         table[key] = entry
         if self._size() >= self._sweep_at:
             self._sweep()
+
+    def _drop(self, arguments: tuple[Any, ...]) -> None:
+        table, key = self._place(arguments)
+        entry = table.pop(key, None)
+        if entry is not None:
+            self._base_hits += entry.hits
 
     def _place(self, arguments: tuple[Any, ...]) -> tuple[dict[Any, Entry], Any]:
         if self._width != 1:

@@ -7,45 +7,31 @@ that could not be done answers None; whoever asked goes on without L2.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .coherence.debts import Debts, Owed
-from .coherence.keeper import Handle, keeper
-from .coherence.lease import LEASE_SECONDS, RENEWALS, new_nonces
+from .coherence.keeper import keeper
+from .coherence.lease import LEASE_SECONDS, RENEWALS, Kept, new_nonces
 from .errors import StoreError
+from .health import health_of
 from .plugin import Event, Hooks
 from .stats import Counters
-from .tiers.breaker import Breaker, State
-from .tiers.store import Claim, Fill, Item, Kind, Lease, LeaseMode, StoreBusy, StoreRefused
+from .tiers.breaker import State
+from .tiers.store import Claim, Fill, Item, Kind, Lease, LeaseMode, StoreRefused
 
 if TYPE_CHECKING:
     from .runtime import Port
     from .tiers.store import Namespace, Store, Stored
 
-log = logging.getLogger(__name__)
 
-SAY_AGAIN = 60.0  # seconds between lines in the log about one and the same refusal
+SETTLING_SECONDS = 10.0  # after which whoever delivers what is owed is given up
 REFUSED_PAUSE = 0.2  # seconds until the store is asked again to take what it has refused
 
 _NOTHING: Final = object()  # the answer of an operation that was not done
-
-_breakers: weakref.WeakKeyDictionary[Store, Breaker] = weakref.WeakKeyDictionary()
-_making_breakers = threading.Lock()
-
-
-def breaker_of(store: Store) -> Breaker:
-    """Return the breaker of a store, which all caches on it share."""
-    with _making_breakers:
-        breaker = _breakers.get(store)
-        if breaker is None:
-            breaker = _breakers[store] = Breaker(store.timeout)
-        return breaker
 
 
 class L2:
@@ -54,17 +40,16 @@ class L2:
     def __init__(self, cache: str, store: Store, hooks: Hooks, counters: Counters) -> None:
         self.origin = secrets.token_hex(6)  # marks this process's messages
         self.namespace: Namespace = store.namespace(cache, self.origin)
-        self.breaker = breaker_of(store)
+        self.health = health_of(store)
+        self.breaker = self.health.breaker
         self.debts = Debts()
-        self.is_down = False  # whether the log has said so
         self._store = store
         self._cache = cache
         self._hooks = hooks
         self._counters = counters
         self._lock = threading.RLock()
-        self._is_settling = False  # somebody delivers what is owed; guarded by _lock
-        self._failures_before = 0  # store errors counted when the outage began
-        self._said: dict[tuple[type[Exception], str], float] = {}  # until when; guarded by _lock
+        self._settler: object = None  # who delivers what is owed; guarded by _lock, as is
+        self._settling_until = 0.0  # when that one is given up: its event loop may have stopped
         self._settle_after = 0.0  # monotonic time before which the store need not be asked to
 
     def after_fork(self) -> None:
@@ -72,16 +57,22 @@ class L2:
         self.origin = secrets.token_hex(6)
         self.namespace = self._store.namespace(self._cache, self.origin)
         self._lock = threading.RLock()
-        self._is_settling = False
+        self._settler, self._settling_until = None, 0.0
         self.debts.after_fork()
-        self.breaker.after_fork()
+        self.health.after_fork()
 
     # Entries
 
     async def read(self, port: Port, key: str, tags: Sequence[str] = ()) -> Stored | None:
         """Return what L2 holds for a key; None also where it cannot say."""
+        return (await self.try_to_read(port, key, tags))[0]
+
+    async def try_to_read(
+        self, port: Port, key: str, tags: Sequence[str] = ()
+    ) -> tuple[Stored | None, bool]:
+        """Return what L2 holds for a key, and whether it could say."""
         answer: Any = await self._ask(port, "read", key, key, tags)
-        return None if answer is _NOTHING else answer
+        return (None, False) if answer is _NOTHING else (answer, True)
 
     async def read_many(
         self, port: Port, keys: Sequence[str], tags: Sequence[str] = ()
@@ -150,7 +141,7 @@ class L2:
         except GeneratorExit:  # nothing can be awaited any more; they end by themselves
             raise
         except BaseException:  # interrupted: they may have been granted
-            await port.beside(self.release(port, list(zip(keys, nonces, strict=True)), Kind.LANDED))
+            await self.release(port, list(zip(keys, nonces, strict=True)), Kind.LANDED)
             raise
         return None if answer is _NOTHING else answer
 
@@ -163,8 +154,8 @@ class L2:
         """End leases without a fill."""
         await self._ask(port, "release", leases[0][0], leases, kind)
 
-    def keep(self, leases: Sequence[tuple[str, Lease]], seconds: float) -> Handle:
-        """Have leases renewed until the handle is cancelled, or their loads are overdue."""
+    def keep(self, leases: Sequence[tuple[str, Lease]], seconds: float) -> Kept:
+        """Have leases renewed until all are let go, or their loads are overdue."""
         held = [(key, lease.nonce) for key, lease in leases]
         until = time.monotonic() + seconds
 
@@ -173,7 +164,8 @@ class L2:
                 self.namespace.renew(held, LEASE_SECONDS)
             return None
 
-        return keeper.keep(LEASE_SECONDS / RENEWALS, _quietly(renew), group=self.namespace)
+        interval = LEASE_SECONDS / RENEWALS
+        return Kept(keeper.keep(interval, _quietly(renew), group=self.namespace), len(held))
 
     # How anything is asked
 
@@ -194,9 +186,7 @@ class L2:
             breaker.abstained()
             raise
         now = time.monotonic()
-        breaker.succeeded(now, now - began)
-        if self.is_down:
-            self._answered()
+        self.health.succeeded(now, now - began)
         return answer
 
     async def settle(self, port: Port) -> bool:
@@ -205,14 +195,21 @@ class L2:
             self.breaker.admits(time.monotonic()) and await self._settle(port)
         )
 
+    async def farewell(self, port: Port) -> int:
+        """Try once more to deliver what is owed; return how much is left."""
+        if self.debts:
+            await self._settle(port)
+        return len(self.debts)
+
     async def _settle(self, port: Port) -> bool:
         """Deliver what is owed; False where it is not all delivered, or somebody is at it."""
         with self._lock:
-            if self._is_settling:
+            began = time.monotonic()
+            if self._settler is not None and began < self._settling_until:
                 self.breaker.abstained()
                 return False
-            self._is_settling = True
-        began = time.monotonic()
+            me = self._settler = object()
+            self._settling_until = began + SETTLING_SECONDS
         try:
             if began < self._settle_after:
                 self.breaker.abstained()
@@ -228,51 +225,29 @@ class L2:
             self.breaker.abstained()
             raise
         finally:
-            self._is_settling = False
+            if self._settler is me:
+                self._settler = None
         now = time.monotonic()
-        self.breaker.succeeded(now, now - began)
-        self._answered()
+        self.health.succeeded(now, now - began)
         return True
 
     async def _deliver(self, port: Port, owed: Owed) -> None:
-        operation = {Kind.TAGS: "invalidate_tags", Kind.CLEAR: "clear"}.get(owed.kind, "delete")
-        await port.ask(
-            self.namespace, operation, owed.names[0] if owed.kind is Kind.CLEAR else owed.names
-        )
+        if owed.kind is Kind.CLEAR:
+            await port.ask(self.namespace, "clear", owed.names[0])
+        elif owed.kind is Kind.TAGS:
+            try:
+                await port.ask(self.namespace, "invalidate_tags", owed.names)
+            except StoreRefused:  # it takes a script; a clear does not, and says more
+                await port.ask(self.namespace, "clear", "")
+        else:
+            await port.ask(self.namespace, "delete", owed.names)
 
     def _failed(self, operation: str, error: Exception, key: str, seconds: float) -> None:
-        """Count a failure; log what begins an outage, and what is no outage now and then."""
+        """Count a failure."""
         self._counters.store_errors += 1
         if self._hooks.on_event:
             self._hooks.tell(Event("store_error", self._cache, key, operation))
-        if isinstance(error, StoreBusy | StoreRefused):
-            self.breaker.abstained()
-            self._say_sometimes(operation, error)
-            return
-        self.breaker.failed(time.monotonic(), seconds)
-        with self._lock:
-            if self.is_down:
-                return
-            self.is_down = True
-            self._failures_before = self._counters.store_errors - 1
-        log.warning("cache %r goes on without L2: %s failed: %s", self._cache, operation, error)
-        if not isinstance(error, StoreError):
-            log.error("%s failed for a reason of its own", operation, exc_info=error)
-
-    def _say_sometimes(self, operation: str, error: Exception) -> None:
-        now, subject = time.monotonic(), (type(error), operation)
-        with self._lock:
-            if now < self._said.get(subject, now):
-                return
-            self._said[subject] = now + SAY_AGAIN
-        log.warning("cache %r does without L2 where it cannot have it: %s", self._cache, error)
-
-    def _answered(self) -> None:
-        with self._lock:
-            was_down, self.is_down = self.is_down, False
-            failures = self._counters.store_errors - self._failures_before
-        if was_down:
-            log.warning("cache %r has its L2 back; %d operations failed", self._cache, failures)
+        self.health.failed(self._cache, operation, error, seconds)
 
 
 def _quietly(renew: Callable[[], float | None]) -> Callable[[], float | None]:

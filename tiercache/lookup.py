@@ -61,7 +61,7 @@ class Lookup:
         self.counters = counters
         self.time = time.monotonic if isinstance(clock, CoarseClock) else clock
         self.load_times = LoadTimes()  # of all functions together
-        self.flights = Flights()
+        self.flights = Flights(self.name)
         self.waits = Waits()
         self.on_outdated: Callable[[Sequence[str]], None] | None = None  # tags were invalidated
         self.l2: L2 | None = None
@@ -74,14 +74,13 @@ class Lookup:
                 Hearing(self),
                 self.waits,
                 blind_ttl=blind_ttl,
-                timeout=store.timeout,
                 breaker=self.l2.breaker,
                 name=f"cache {name!r}",
             )
 
     def after_fork(self) -> None:
         """Forget the parent's flights in a forked child, and what nobody has watched over."""
-        self.flights = Flights()
+        self.flights = Flights(self.name)
         self.waits = Waits()
         if self.l2 is not None and self.bus is not None:
             self.l2.after_fork()
@@ -216,12 +215,13 @@ class Lookup:
     def _put_found(self, era: int, entries: Sequence[Entry]) -> None:
         memory = self.memory
         assert memory is not None
+        weighed = [(entry, memory.weigh(entry)) for entry in entries]
         with self.flights.lock:
             removed = [
                 gone
-                for entry in entries
+                for entry, weight in weighed
                 if self.flights.lasts(era, entry.key)
-                for gone in memory.place(entry)
+                for gone in memory.place(entry, weight)
             ]
         memory.bury(removed)
 
@@ -274,12 +274,13 @@ class Lookup:
         deadline = self.deadline(ttl)
         # One whose tag was invalidated since the flight began is outdated as soon as it is there.
         entry = make_entry(key, value, deadline, tags, flight.era)
+        weight = memory.weigh(entry)
         with self.flights.lock:
             is_current = self.flights.is_current(flight)
             if flight.replaces:  # what was read before must not be put over it, or stay
                 self.flights.note_change(key)
             if is_current:
-                removed = memory.place(entry)
+                removed = memory.place(entry, weight)
             else:
                 removed = memory.displace(key) if flight.replaces else []
         if removed:

@@ -6,11 +6,13 @@ import functools
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import ConfigurationError
 from .ttl import TTL, Duration, seconds
+
+MAX_TAG = 10_000  # characters
 
 Tags = Sequence[str] | Callable[[Any], Iterable[str]]
 
@@ -53,10 +55,19 @@ def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Return tags as a tuple of texts."""
     if isinstance(tags, str):
         raise ConfigurationError(f'tags must be several texts, got {tags!r}; use ["{tags}"]')
+    if not isinstance(tags, Iterable) or isinstance(tags, Mapping | bytes):
+        raise ConfigurationError(
+            f'tags must be several texts, got {tags!r}; use for example ["users"]'
+        )
     result = tuple(tags)
     for tag in result:
         if not isinstance(tag, str) or not tag:
             raise ConfigurationError(f"a tag must be a text that is not empty, got {tag!r}")
+        if len(tag) > MAX_TAG:
+            raise ConfigurationError(
+                f"a tag may have {MAX_TAG:,} characters, got {len(tag):,}: {tag[:40]!r}...; "
+                "use a digest"
+            )
     return result
 
 

@@ -117,10 +117,6 @@ class Port(Protocol):
         """Wait for news, at most so many seconds; return its kind."""
         ...
 
-    async def beside(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Have work done that nobody waits for, and that no caller's cancellation reaches."""
-        ...
-
 
 class BlockingPort:
     """Does everything in the caller's thread."""
@@ -254,6 +250,3 @@ class BlockingPort:
 
     async def news(self, expectation: ThreadExpectation, seconds: float) -> Kind | None:
         return expectation.wait(seconds)
-
-    async def beside(self, work: Coroutine[Any, Any, Any]) -> None:
-        await work

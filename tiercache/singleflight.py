@@ -24,6 +24,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from enum import IntEnum
 from threading import get_ident
 from types import TracebackType
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
-    from .coherence.keeper import Handle
+    from .coherence.lease import Kept
     from .entry import TaggedEntry
     from .tiers.store import Lease
 
@@ -40,6 +41,10 @@ CHANGED_KEYS = 4096  # whose last change is remembered, for reads without a flig
 TAGS = (
     10_000  # whose last invalidation is remembered; entries born before all of these are outdated
 )
+
+
+#: The flights whose loaders this context is inside of, innermost first.
+loading_now: ContextVar[tuple[Flight, ...]] = ContextVar("tiercache_loading", default=())
 
 
 class Deck(IntEnum):
@@ -71,6 +76,7 @@ class Flight:
         "era",
         "error",
         "has_landed",
+        "home",
         "kept",
         "key",
         "lease",
@@ -78,6 +84,7 @@ class Flight:
         "must_retry",
         "passengers",
         "replaces",
+        "skips_store",
         "source",
         "tags",
         "thread",
@@ -93,8 +100,10 @@ class Flight:
         seconds: float,
         loop: asyncio.AbstractEventLoop | None,
         era: int = 0,
+        home: str = "",
     ) -> None:
         self.key = key
+        self.home = home  # the name of its cache: caches of one name share their leases
         self.deck = deck
         self.deadline = time.monotonic() + seconds  # then it no longer holds the key
         self.loop = loop  # that carries it; None for a blocking one
@@ -105,10 +114,11 @@ class Flight:
         self.crowds: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
         self.cancel: Callable[[], None] | None = None  # ends its task
         self.replaces = False  # a refresh: what it brings takes an older value's place
+        self.skips_store = False  # it has seen L2 fail, and does not wait for it again
         self.era = era  # in which it began
         self.tags: tuple[str, ...] | None = None  # of its value; None: they may be any
         self.lease: Lease | None = None  # under which it may fill L2
-        self.kept: Handle | None = None  # what renews that
+        self.kept: Kept | None = None  # what has that renewed
         self.awaits: set[Flight] | None = None  # flights its loader is waiting for; by Flights.lock
         # Written once, before has_landed; read only after.
         self.has_landed = False
@@ -122,7 +132,7 @@ class Flight:
         """Have its lease renewed no more."""
         kept, self.kept = self.kept, None
         if kept is not None:
-            kept.cancel()
+            kept.let_go()
 
     def result(self) -> Any:
         """Return the value, or raise the load's own exception."""
@@ -136,8 +146,9 @@ class Flight:
 class Flights:
     """The flights of one cache, and the fences around keys being written."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
         self.lock = threading.RLock()
+        self._name = name
         self.era = 1  # advanced by every change; guarded by lock
         self._decks: tuple[dict[str, Flight], ...] = ({}, {})  # guarded by lock
         self._fences: dict[str, int] = {}  # writes under way, by key; guarded by lock
@@ -168,7 +179,7 @@ class Flights:
         with self.lock:
             flight = flights.get(key)
             if flight is None or _is_stranded(flight):
-                flight = flights[key] = Flight(key, deck, seconds, loop, self.era)
+                flight = flights[key] = Flight(key, deck, seconds, loop, self.era, self._name)
                 return flight, True
             flight.passengers += 1
             return flight, False

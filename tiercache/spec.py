@@ -45,6 +45,7 @@ class Spec:
     ttl_of: Callable[[Any], float | None] | None = None  # from the value; <= 0: not stored
     tags: tuple[str, ...] = ()
     tags_of: Callable[[Any], tuple[str, ...]] | None = None  # from the value
+    tags_last: bool = True  # whether the tags are those of a function, and not of one call
     function: Callable[..., Any] | None = None  # None: only look
     uses_store: bool = True  # whether L2 may hold its values
     lease: bool = True  # whether one process loads at a time
@@ -56,6 +57,11 @@ class Spec:
     on_hit: Callable[[tuple[Any, ...], Entry], None] | None = None  # of a batch, in L1
     has_warned: bool = False
     flight_seconds: float = field(init=False)  # until its load begins: L2 has its own limits
+
+    @property
+    def known_tags(self) -> tuple[str, ...]:
+        """Tags whose tokens are kept for good; those of a call are as short-lived as its value."""
+        return self.tags if self.tags_last else ()
 
     def __post_init__(self) -> None:
         self.flight_seconds = self.load_seconds + FILL_SECONDS

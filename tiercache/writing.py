@@ -31,6 +31,7 @@ class Writing:
         flow = self.flow
         await flow.listen(port)
         entries: dict[str, Entry] = {}
+        lives: dict[str, float | None] = {}
         items: list[Item] = []
         unwritable: list[str] = []
         for key, value in values.items():
@@ -39,7 +40,8 @@ class Writing:
                 unwritable.append(key)  # not to be kept: what stands there is outdated all the same
                 continue
             ttl, tags = life
-            entries[key] = make_entry(key, value, flow.deadline(ttl), tags, flow.flights.era)
+            entries[key] = make_entry(key, value, 0.0, tags, flow.flights.era)
+            lives[key] = ttl
             uses_store = flow.l2 is not None and spec.uses_store
             payload = flow.encode(spec, key, value) if uses_store else None
             if payload is not None:
@@ -47,11 +49,16 @@ class Writing:
             elif uses_store:
                 unwritable.append(key)
 
+        memory = flow.memory
+        weights = {} if memory is None else {k: memory.weigh(e) for k, e in entries.items()}
+
         def settle(key: str, alone: bool) -> list[Removed]:
             if flow.memory is None:
                 return []
             if (alone or flow.l2 is None) and key in entries and done:
-                return flow.memory.place(entries[key])
+                entry = entries[key]
+                entry.fresh_until = flow.deadline(lives[key])  # now: the bus may be cut off by now
+                return flow.memory.place(entry, weights[key])
             return flow.memory.displace(key)
 
         done = False

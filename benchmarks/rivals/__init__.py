@@ -1,6 +1,6 @@
 """The libraries measured, each behind the same two functions.
 
-An adapter is a module of at most 30 lines that sets the library up the way its own
+An adapter is a module of some 30 lines that sets the library up the way its own
 documentation recommends, with as much of tiercache's service as it can give (TTL, locks,
 one load per key), and says in ``features`` which of it that is.
 """
@@ -48,6 +48,9 @@ class Rival:
     key: Callable[[Function, int], object] | None = None  # what it makes of the argument as key
     blocking: Callable[[Function, int], Function] | None = None  # function, maxsize -> cached
     awaited: Callable[[AsyncFunction, int], AsyncFunction] | None = None
+    # In Redis, with one load in the whole cluster if the library has that: function, URL -> cached
+    shared: Callable[[Function, str], Function] | None = None
+    ashared: Callable[[AsyncFunction, str], AsyncFunction] | None = None
 
     @property
     def version(self) -> str:

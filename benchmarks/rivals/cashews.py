@@ -1,4 +1,7 @@
-"""cashews: its memory backend. Without lock=True, which gives one load but takes 4x per hit."""
+"""cashews: its memory backend, without lock=True, which gives one load but takes 4x per hit.
+
+Shared, in Redis alone, with it: it has no first tier that would hear of other processes.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,15 @@ def awaited(function: AsyncFunction, maxsize: int) -> AsyncFunction:
     return cache(ttl=TTL_SECONDS)(function)
 
 
+def ashared(function: AsyncFunction, url: str) -> AsyncFunction:
+    cache = Cache()
+    cache.setup(url)
+    return cache(ttl=TTL_SECONDS, key="one:{user_id}", lock=True)(function)
+
+
 RIVAL = Rival(
     distribution="cashews",
     features=("ttl", "bounded"),
     awaited=awaited,
+    ashared=ashared,
 )

@@ -1,4 +1,7 @@
-"""dogpile.cache: a region over its memory backend, which is a dict without a bound."""
+"""dogpile.cache: a region over its memory backend, which is a dict without a bound.
+
+Shared, a region over Redis with its distributed lock.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,16 @@ def blocking(function: Function, maxsize: int) -> Function:
     return region.cache_on_arguments()(function)
 
 
+def shared(function: Function, url: str) -> Function:
+    arguments = {"url": url, "distributed_lock": True, "thread_local_lock": False}
+    region = make_region().configure("dogpile.cache.redis", TTL_SECONDS, arguments)
+    return region.cache_on_arguments()(function)
+
+
 RIVAL = Rival(
     distribution="dogpile.cache",
     features=("ttl", "threads", "single flight"),
     key=lambda cached, argument: function_key_generator(None, cached.original)(argument),
     blocking=blocking,
+    shared=shared,
 )

@@ -1,11 +1,11 @@
-"""tiercache itself, L1 only, as it comes: TTL, jitter, single flight and counting are on."""
+"""tiercache itself, as it comes: TTL, jitter, single flight and counting are on."""
 
 from __future__ import annotations
 
 from itertools import count
 
 from benchmarks.rivals import TTL_SECONDS, AsyncFunction, Function, Rival
-from tiercache import LRU, Cache
+from tiercache import LRU, Cache, Redis
 
 _names = count()
 
@@ -19,10 +19,17 @@ def awaited(function: AsyncFunction, maxsize: int) -> AsyncFunction:
     return blocking(function, maxsize)
 
 
+def shared(function: Function, url: str) -> Function:
+    cache = Cache("bench", l2=Redis(url), ttl=TTL_SECONDS)
+    return cache.cached("one:{user_id}")(function)
+
+
 RIVAL = Rival(
     distribution="tiercache-toolkit",
     features=("ttl", "bounded", "threads", "single flight", "counts"),
     key=lambda cached, argument: cached.key(argument),
     blocking=blocking,
     awaited=awaited,
+    shared=shared,
+    ashared=shared,
 )

@@ -7,7 +7,8 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -15,39 +16,53 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from examples.city_service import worker
+from examples.city_service.bulletin import Columns, columns
 from examples.city_service.database import build, cities
 from examples.city_service.report import print_report
 from examples.city_service.worker import WORKERS, Outcome, Phase, Plan
+from tests.servers import RedisServer, binaries
 
 
 def main() -> int:
-    """Build the database, serve, and print what came of it; 1 if a read was stale."""
+    """Build the database, serve, and print what came of it; 1 if a promise was broken."""
     options = _options()
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="tiercache-demo-") as directory:
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercache-demo-"))
         database = Path(directory, "cities.sqlite")
         with console.status("building the database of cities"):
             build(database)
-        console.print(f"{len(cities(database)):,} real cities in SQLite; {WORKERS} processes:")
+        known = cities(database)
+        console.print(f"{len(known):,} real cities in SQLite; {WORKERS} processes:")
+        redis = stack.enter_context(_redis(options))
         plans = [
-            Plan(number, database, Path(directory, "l2.sqlite"), options.redis, seed=number + 1)
+            Plan(number, database, Path(directory, "l2.sqlite"), redis, seed=number + 1)
             for number in range(WORKERS)
         ]
         _clear(plans[0])
+        stack.callback(_clear, plans[0])
         phases = [Phase(options.seconds * 0.3, False), Phase(options.seconds * 0.7, True)]
-        try:
-            without, cached = _serve(plans, phases, console)
-        finally:
-            _clear(plans[0])
-    print_report(console, without, cached, plans[0])
-    return 1 if any(outcome.tally.stale for outcome in cached) else 0
+        without, cached = _serve(plans, columns(known, WORKERS), phases, console)
+    return print_report(console, without, cached, plans[0])
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--redis", metavar="URL", help="L2 in this Redis; else in a SQLite file")
-    parser.add_argument("--seconds", type=float, default=22.0, help="how long to serve in all")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--redis", metavar="URL", help="L2 in this Redis; else in one of our own")
+    where.add_argument("--sqlite", action="store_true", help="L2 in a SQLite file, as without one")
+    parser.add_argument("--seconds", type=float, default=12.0, help="how long to serve in all")
     return parser.parse_args()
+
+
+@contextmanager
+def _redis(options: argparse.Namespace) -> Iterator[str | None]:
+    """Give the URL of a Redis, of a server of our own if need be; None if there is none."""
+    if options.redis or options.sqlite or not binaries():
+        yield options.redis
+        return
+    with RedisServer() as server:
+        yield server.url
 
 
 def _clear(plan: Plan) -> None:
@@ -56,14 +71,16 @@ def _clear(plan: Plan) -> None:
         cache.clear()
 
 
-def _serve(plans: Sequence[Plan], phases: Sequence[Phase], console: Console) -> list[list[Outcome]]:
+def _serve(
+    plans: Sequence[Plan], shared: Columns, phases: Sequence[Phase], console: Console
+) -> list[list[Outcome]]:
     """Run the phases in one process per plan; return each phase's outcomes."""
     spawn = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
     for plan in plans:
         ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=worker.main, args=(plan, theirs), daemon=True)
+        process = spawn.Process(target=worker.main, args=(plan, shared, theirs), daemon=True)
         process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         pipes.append(ours)

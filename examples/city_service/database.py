@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,6 @@ class CityPage:
     around: int  # how many cities lie within 150 km
     nearest: tuple[Neighbour, ...]
     version: int
-    loaded_by: int  # the worker that asked the database: says whose load a stale value was
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,6 @@ class CountryPage:
     people: int  # in these cities
     place: int  # among all countries, by people
     version: int  # the newest of its cities'
-    loaded_by: int
 
 
 class CityDatabase:
@@ -85,19 +84,20 @@ class CityDatabase:
 
     Attributes:
         queries: How many times the database was asked or changed by this object.
+        pages: How many times each page was made, by city and by country.
     """
 
-    def __init__(self, path: Path, worker: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self.queries = 0  # guarded by _lock
+        self.pages: Counter[int | str] = Counter()  # guarded by _lock
         self._path = path
-        self._worker = worker
         self._lock = threading.Lock()
         self._local = threading.local()  # .connection: the thread's own
         self._connections: list[sqlite3.Connection] = []  # all of them; guarded by _lock
 
     def city_page(self, city_id: int) -> CityPage:
         """Return a city with what lies around it, and the five that are nearest."""
-        connection = self._use()
+        connection = self._use(city_id)
         name, country, population, version, x, y, z = connection.execute(
             _CITY, (city_id,)
         ).fetchone()
@@ -105,13 +105,13 @@ class CityDatabase:
         near = connection.execute(_AROUND, place).fetchall()
         around = near[0][1] if near else 0
         nearest = tuple(Neighbour(other, _km(apart)) for other, _, apart in near)
-        return CityPage(name, country, population, around, nearest, version, self._worker)
+        return CityPage(name, country, population, around, nearest, version)
 
     def country_page(self, code: str) -> CountryPage:
         """Return a country's numbers, and its place among all."""
-        row = self._use().execute(_COUNTRY, (code,)).fetchone()
+        row = self._use(code).execute(_COUNTRY, (code,)).fetchone()
         name, cities, people, version, place = row
-        return CountryPage(name, cities, people, place, version, self._worker)
+        return CountryPage(name, cities, people, place, version)
 
     def set_population(self, city_id: int, population: int) -> int:
         """Change a city; return the version that this is."""
@@ -131,11 +131,13 @@ class CityDatabase:
         for connection in self._connections:
             connection.close()
 
-    def _use(self) -> sqlite3.Connection:
-        """Count a query; return this thread's connection."""
+    def _use(self, page: int | str | None = None) -> sqlite3.Connection:
+        """Count a query, and the page it is for; return this thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         with self._lock:
             self.queries += 1
+            if page is not None:
+                self.pages[page] += 1
             if connection is None:
                 connection = self._local.connection = _connect(self._path)
                 self._connections.append(connection)

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from examples.city_service.bulletin import Place, lateness
 from examples.city_service.tally import Tally
-from examples.city_service.worker import TTL, Outcome, Plan
+from examples.city_service.worker import BLIND_TTL, Outcome, Plan
 from tiercache import Stats
+
+Row = tuple[str, int | str]
 
 
 def print_report(
     console: Console, without: Sequence[Outcome], cached: Sequence[Outcome], plan: Plan
-) -> None:
-    """Print both phases beside each other, and what only the cache has."""
+) -> int:
+    """Print both phases beside each other, and what only the cache has; 1: a promise was broken."""
     table = Table(title="four processes together", title_justify="left")
     table.add_column("")
     table.add_column("without the cache", justify="right")
     table.add_column("with it", justify="right")
     for name, value in _COMPARED.items():
         table.add_row(name, value(without), value(cached))
-    table.add_section()
-    for name, number in _share_rows(cached):
-        table.add_row(name, "", number)
-    table.add_section()
-    for name, number in _stale_rows(cached):
-        table.add_row(name, "", number)
+    promises = _promises(cached)
+    for rows in (_share_rows(cached), _load_rows(cached), _age_rows(cached), promises.items()):
+        table.add_section()
+        for name, number in rows:
+            table.add_row(name, "", f"{number:,}" if isinstance(number, int) else number)
     console.print(table)
-    _print_notes(console, cached, plan)
+    console.print(f"L2 is {'Redis' if plan.redis else 'a SQLite file'}. Both tiers began empty.")
+    broken = [name for name, number in promises.items() if number]
+    for name in broken:
+        console.print(f"[red]{name}: this must not happen[/]", highlight=False)
+    return 1 if broken else 0
 
 
 def _total(outcomes: Sequence[Outcome]) -> Tally:
@@ -52,7 +59,7 @@ def _latency(outcomes: Sequence[Outcome], share: float) -> str:
     seconds = _total(outcomes).percentile(share)
     if seconds < 1e-3:
         return f"{seconds * 1e6:,.1f} µs"
-    return f"{seconds * 1e3:,.1f} ms"
+    return _milliseconds(seconds)
 
 
 _COMPARED: dict[str, Callable[[Sequence[Outcome]], str]] = {
@@ -66,7 +73,7 @@ _COMPARED: dict[str, Callable[[Sequence[Outcome]], str]] = {
 }
 
 
-def _share_rows(cached: Sequence[Outcome]) -> list[tuple[str, str]]:
+def _share_rows(cached: Sequence[Outcome]) -> list[Row]:
     def total(count: Callable[[Stats], int]) -> int:
         return sum(count(outcome.stats) for outcome in cached if outcome.stats is not None)
 
@@ -77,29 +84,45 @@ def _share_rows(cached: Sequence[Outcome]) -> list[tuple[str, str]]:
         ("answered by L1, the process's memory", f"{l1 / calls:.1%}"),
         ("answered by L2, shared", f"{l2 / calls:.1%}"),
         ("answered by the database", f"{misses / calls:.1%}"),
-        ("loads saved by single flight", f"{joined:,}"),
-        ("failures of L2", f"{total(lambda stats: stats.store_errors):,}"),
+        ("loads saved by single flight", joined),
+        ("failures of L2", total(lambda stats: stats.store_errors)),
     ]
 
 
-def _stale_rows(cached: Sequence[Outcome]) -> list[tuple[str, str]]:
-    total = _total(cached)
+def _load_rows(cached: Sequence[Outcome]) -> list[Row]:
+    """Count what the cluster loaded of pages that nobody updated: each once, if all goes well."""
+    pages: Counter[Place] = sum((outcome.pages for outcome in cached), Counter())
+    updated = {each.place for each in _total(cached).announced}
+    cold = [loads for place, loads in pages.items() if place not in updated]
     return [
-        ("reads of what the same process had updated", f"{total.checked:,}"),
-        ("of these stale", f"{total.stale:,}"),
-        ("of these put back by another process's load", f"{total.put_back:,}"),
+        ("pages asked for and never updated", len(cold)),
+        ("loads of these, in all four processes", sum(cold)),
+        ("most loads of one of them", max(cold, default=0)),
     ]
 
 
-def _print_notes(console: Console, cached: Sequence[Outcome], plan: Plan) -> None:
-    l2 = "Redis" if plan.redis else "a SQLite file"
-    for line in (
-        f"L2 is {l2}. Both tiers began empty. Each read of what the same process",
-        "had updated was checked. Of other processes nothing is promised yet: no message",
-        f"goes between them, so their L1 may serve its copy for up to its ttl of {TTL:g} s,",
-        "and a load under way there may put an old value back in L2.",
-    ):
-        console.print(line, highlight=False)
-    stale = _total(cached).stale
-    if stale:
-        console.print(f"[red]{stale} stale reads: this must not happen[/]")
+def _age_rows(cached: Sequence[Outcome]) -> list[Row]:
+    """Say for how long a process goes on serving what another has updated."""
+    total = _total(cached)
+    late = sorted(lateness(total.older, total.announced))
+    return [
+        ("reads of what the same process had updated", total.checked),
+        ("reads of what another process had updated", total.checked_elsewhere),
+        ("of these older, the message being under way", len(late)),
+        ("for how long: p50", _milliseconds(late[len(late) // 2]) if late else ""),
+        ("for how long: at most", _milliseconds(late[-1]) if late else ""),
+    ]
+
+
+def _promises(cached: Sequence[Outcome]) -> dict[str, int]:
+    """Count what must not happen."""
+    total = _total(cached)
+    late = lateness(total.older, total.announced)
+    return {
+        "older than an update of the same process": total.stale,
+        f"older, {BLIND_TTL:g} s after another's": sum(each > BLIND_TTL for each in late),
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms"

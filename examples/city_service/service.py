@@ -9,37 +9,28 @@ from functools import partial
 from examples.city_service.database import CityDatabase, CityPage, CountryPage
 from tiercache import Cache
 
+CITY, COUNTRY = "city:{city_id}", "country:{country}"
+
 
 class CityService:
     """For threads."""
 
     def __init__(self, database: CityDatabase, cache: Cache) -> None:
-        self.database = database
-        self.city = cache.cached("city:{city_id}")(database.city_page)
-        self.country = cache.cached("country:{code}")(database.country_page)
-
-    def set_population(self, city_id: int, country: str, population: int) -> int:
-        """Change a city and forget what was known of it; return the new version."""
-        version = self.database.set_population(city_id, population)
-        self.city.invalidate(city_id)
-        self.country.invalidate(country)
-        return version
+        uncached = UncachedService(database)
+        self.city = cache.cached(CITY)(uncached.city)
+        self.country = cache.cached(COUNTRY)(uncached.country)
+        # When it has succeeded, every process forgets both pages.
+        self.set_population = cache.invalidates((CITY, COUNTRY))(uncached.set_population)
 
 
 class AsyncCityService:
     """For asyncio: the same, with the database asked from a few threads."""
 
     def __init__(self, database: CityDatabase, cache: Cache, threads: Executor) -> None:
-        self._uncached = AsyncUncachedService(database, threads)
-        self.city = cache.cached("city:{city_id}")(self._uncached.city)
-        self.country = cache.cached("country:{code}")(self._uncached.country)
-
-    async def set_population(self, city_id: int, country: str, population: int) -> int:
-        """Change a city and forget what was known of it; return the new version."""
-        version = await self._uncached.set_population(city_id, country, population)
-        await self.city.invalidate(city_id)
-        await self.country.invalidate(country)
-        return version
+        uncached = AsyncUncachedService(database, threads)
+        self.city = cache.cached(CITY)(uncached.city)
+        self.country = cache.cached(COUNTRY)(uncached.country)
+        self.set_population = cache.invalidates((CITY, COUNTRY))(uncached.set_population)
 
 
 class UncachedService:
@@ -47,8 +38,14 @@ class UncachedService:
 
     def __init__(self, database: CityDatabase) -> None:
         self.database = database
-        self.city = database.city_page
-        self.country = database.country_page
+
+    def city(self, city_id: int) -> CityPage:
+        """Return a city's page."""
+        return self.database.city_page(city_id)
+
+    def country(self, country: str) -> CountryPage:
+        """Return a country's page."""
+        return self.database.country_page(country)
 
     def set_population(self, city_id: int, country: str, population: int) -> int:
         """Change a city; return the new version."""
@@ -66,9 +63,9 @@ class AsyncUncachedService:
         """Return a city's page."""
         return await self._in_thread(self.database.city_page, city_id)
 
-    async def country(self, code: str) -> CountryPage:
+    async def country(self, country: str) -> CountryPage:
         """Return a country's page."""
-        return await self._in_thread(self.database.country_page, code)
+        return await self._in_thread(self.database.country_page, country)
 
     async def set_population(self, city_id: int, country: str, population: int) -> int:
         """Change a city; return the new version."""

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+from examples.city_service.bulletin import Announced, Floor, Older, Place
+
 _STEPS = 16  # per doubling: latencies are known to 4 %
 
 
@@ -14,10 +16,11 @@ class Tally:
     """What one client saw, or several together."""
 
     reads: int = 0
-    updates: int = 0
     checked: int = 0  # reads of what this process had updated before
-    stale: int = 0  # of these: older than its update, by a load of its own
-    put_back: int = 0  # of these: older, by a load of another process that came late to L2
+    stale: int = 0  # of these: older than its update
+    checked_elsewhere: int = 0  # reads of what another process had updated later than this one
+    older: list[Older] = field(default_factory=list)  # of these: older than that update
+    announced: list[Announced] = field(default_factory=list)
     _latencies: Counter[int] = field(default_factory=Counter)
 
     def read(self, nanoseconds: int) -> None:
@@ -25,23 +28,30 @@ class Tally:
         self.reads += 1
         self._latencies[round(math.log2(nanoseconds) * _STEPS)] += 1
 
-    def check(self, version: int, floor: int, *, own: bool) -> None:
-        """Count a read of something of which this process had written version ``floor``."""
-        self.checked += 1
-        if version < floor:
-            if own:
-                self.stale += 1
-            else:
-                self.put_back += 1
+    def check(self, place: Place, version: int, floor: Floor, began: float) -> None:
+        """Compare what a read returned with what had been announced when it began."""
+        if floor.own:
+            self.checked += 1
+            self.stale += version < floor.own
+        if floor.newest > floor.own:
+            self.checked_elsewhere += 1
+            if floor.own <= version < floor.newest:
+                self.older.append(Older(place, version, began))
 
     def add(self, other: Tally) -> None:
         """Add what another saw."""
         self.reads += other.reads
-        self.updates += other.updates
         self.checked += other.checked
         self.stale += other.stale
-        self.put_back += other.put_back
+        self.checked_elsewhere += other.checked_elsewhere
+        self.older += other.older
+        self.announced += other.announced
         self._latencies += other._latencies
+
+    @property
+    def updates(self) -> int:
+        """Updates made; each has announced a city and a country."""
+        return len(self.announced) // 2
 
     def percentile(self, share: float) -> float:
         """Return how many seconds that share of the reads took at most."""

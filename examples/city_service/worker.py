@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from examples.city_service.clients import AsyncService, Service, Written, aask, ask
+from examples.city_service.bulletin import Bulletin, Columns, Place
+from examples.city_service.clients import AsyncService, Service, aask, ask
 from examples.city_service.database import City, CityDatabase, cities
 from examples.city_service.service import (
     AsyncCityService,
@@ -29,7 +31,8 @@ WORKERS = 4
 THREADS = 4  # clients of a threaded worker
 TASKS = 8  # clients of an asyncio worker
 DATABASE_THREADS = 4  # of an asyncio worker
-TTL = 30.0  # seconds
+TTL = 60.0  # seconds: nothing expires while the demo runs
+BLIND_TTL = 1.0  # seconds: how late another process may hear of an update, whatever happens
 _REPORT_EACH = 0.2  # seconds
 
 
@@ -51,7 +54,7 @@ class Plan:
     def cache(self) -> Cache:
         """Return the cache that all workers share by its name and its L2."""
         l2 = Redis(self.redis) if self.redis else SQLite(self.l2)
-        return Cache("city-demo", l1=LRU(10_000), l2=l2, ttl=TTL)
+        return Cache("city-demo", l1=LRU(10_000), l2=l2, ttl=TTL, blind_ttl=BLIND_TTL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +72,27 @@ class Outcome:
     tally: Tally
     seconds: float
     queries: int
+    pages: Counter[Place]  # how often each was made by the database
     stats: Stats | None
 
 
-def main(plan: Plan, pipe: Connection) -> None:
+def main(plan: Plan, columns: Columns, pipe: Connection) -> None:
     """Serve each phase that comes through the pipe; send reads so far, at the end the outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends, and we with it
     known = cities(plan.database)
+    bulletin = Bulletin(known, columns, plan.number)
     while (phase := pipe.recv()) is not None:
-        pipe.send(_serve(plan, phase, known, pipe))
+        pipe.send(_serve(plan, phase, known, bulletin, pipe))
 
 
-def _serve(plan: Plan, phase: Phase, known: Sequence[City], pipe: Connection) -> Outcome:
-    database = CityDatabase(plan.database, plan.number)
+def _serve(
+    plan: Plan, phase: Phase, known: Sequence[City], bulletin: Bulletin, pipe: Connection
+) -> Outcome:
+    database = CityDatabase(plan.database)
     cache = plan.cache() if phase.is_cached else None
     clients = TASKS if plan.is_async else THREADS
-    edits = sorted({city.country for city in known})[plan.number :: WORKERS]
-    streams = [Traffic(known, plan.seed * 1000 + number, edits) for number in range(clients)]
-    crowd = Crowd(streams, [Tally() for _ in streams], Written(plan.number), phase.seconds)
+    streams = [Traffic(known, plan.seed * 1000 + number) for number in range(clients)]
+    crowd = Crowd(streams, [Tally() for _ in streams], bulletin, phase.seconds)
     with _reporting(crowd, pipe):
         if plan.is_async:
             asyncio.run(_serve_tasks(database, cache, crowd))
@@ -97,7 +103,7 @@ def _serve(plan: Plan, phase: Phase, known: Sequence[City], pipe: Connection) ->
     if cache is not None:
         cache.close()
     database.close()
-    return Outcome(crowd.total(), seconds, database.queries, stats)
+    return Outcome(crowd.total(), seconds, database.queries, database.pages, stats)
 
 
 @dataclass(slots=True)
@@ -106,7 +112,7 @@ class Crowd:
 
     streams: Sequence[Traffic]
     tallies: Sequence[Tally]
-    written: Written
+    bulletin: Bulletin
     seconds: float
     began: float = field(default_factory=time.perf_counter)
 
@@ -129,7 +135,7 @@ def _serve_threads(database: CityDatabase, cache: Cache | None, crowd: Crowd) ->
         service = CityService(database, cache)
     with ThreadPoolExecutor(len(crowd.streams)) as threads:
         running = [
-            threads.submit(ask, service, stream, crowd.is_over, crowd.written, tally)
+            threads.submit(ask, service, stream, crowd.is_over, crowd.bulletin, tally)
             for stream, tally in zip(crowd.streams, crowd.tallies, strict=True)
         ]
         for each in running:
@@ -144,7 +150,7 @@ async def _serve_tasks(database: CityDatabase, cache: Cache | None, crowd: Crowd
             service = AsyncCityService(database, cache, threads)
         async with asyncio.TaskGroup() as tasks:
             for stream, tally in zip(crowd.streams, crowd.tallies, strict=True):
-                tasks.create_task(aask(service, stream, crowd.is_over, crowd.written, tally))
+                tasks.create_task(aask(service, stream, crowd.is_over, crowd.bulletin, tally))
     if cache is not None:
         await cache.aclose()
 

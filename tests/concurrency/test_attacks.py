@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import signal
 import threading
 import time
 import weakref
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pydantic
 import pytest
 
+from tests.gates import GatedStore
 from tests.kinds import Kind
 from tiercache import LRU, MISS, Cache, LoadErrors, StoreError, UncacheableArguments
 from tiercache.keys import KeyMaker
@@ -78,7 +81,7 @@ def test_refresh_to_what_l2_cannot_take(kind: Kind, make_cache: Callable[..., Ca
     for key in rows:
         kind.call(f, key)
     rows[1] = "v1"
-    store.fail("write", "write_many", "delete")
+    store.fail("fill", "delete")
     assert kind.call(f.refresh, 1) == "v1"
     store.heal()
     rows[2] = object()
@@ -88,50 +91,48 @@ def test_refresh_to_what_l2_cannot_take(kind: Kind, make_cache: Callable[..., Ca
     assert kind.call(f, 2) is rows[2]
 
 
-def test_a_failed_delete_during_a_repair(make_cache: Callable[..., Cache]) -> None:
+def test_a_delete_that_fails_while_another_is_delivered(make_cache: Callable[..., Cache]) -> None:
     """Making up for one lost invalidation does not forget another that is lost meanwhile."""
-    cache = make_cache(l1=None, l2=DictStore())
+    store = GatedStore()
+    faulty = FaultyStore(store)
+    cache = make_cache(l1=None, l2=faulty)
     cache.set("k", "v1")
-    l2, store = cache.flow.l2, cache.store
-    l2.distrust(["k"])
-    delete = store.delete
-
-    def delete_and_lose_another(keys: Any) -> int:
-        count = delete(keys)
-        store.write("test:k", cache.codec.encode("k", "v1"), 60)
-        l2.distrust(["k"])
-        store.delete = delete
-        return count
-
-    store.delete = delete_and_lose_another
-    cache.get("k")
+    faulty.fail("delete")
+    cache.delete("k")
+    faulty.heal()
+    gate = store.gate("delete", is_after=True)
+    with ThreadPoolExecutor(1) as pool:
+        delivering = pool.submit(cache.get, "k", MISS)
+        gate.until_reached()
+        store.namespace("test").write("k", cache.codec.encode("k", "v1"), 60)
+        cache.delete("k")  # cannot be done now: what is owed comes first
+        gate.open()
+        delivering.result(5)
     assert cache.get("k", MISS) is MISS
+    assert store.namespace("test").read("k") is None
 
 
 def test_blocking_delete_in_the_loop_of_a_fill(make_cache: Callable[..., Cache]) -> None:
     """A blocking delete on an event loop's own thread neither stalls nor believes the fill."""
     rows = {1: "old"}
-
-    class Held(DictStore):
-        async def awrite(self, *args: Any) -> None:
-            DictStore.write(self, *args)
-            await asyncio.sleep(0.05)
-
-    cache = make_cache(l2=Held())
+    store = GatedStore()
+    cache = make_cache(l2=store)
 
     @cache.cached("row")
     async def f() -> str:
         return rows[1]
 
     async def main() -> None:
+        gate = store.gate("fill", is_after=True)
         loading = asyncio.create_task(f())
-        await asyncio.sleep(0.01)
+        await gate.auntil_reached()
         rows[1] = "new"
         started = time.monotonic()
         cache.delete("row")
         assert time.monotonic() - started < 2
         assert await f() == "new"
-        await loading
+        gate.open()
+        assert await loading == "old"
         cache.memory.clear()
         assert await f() == "new"
 
@@ -559,17 +560,33 @@ def test_store_that_raises_what_it_should_not(kind: Kind, make_cache: Callable[.
     """A store of a third party that raises anything at all is a miss."""
 
     class Odd(DictStore):
-        def read(self, key: str) -> Any:
-            raise ZeroDivisionError
+        def namespace(self, name: str, origin: str = "") -> Any:
+            return OddNamespace()
 
-        async def aread(self, key: str) -> Any:
-            raise KeyError
+    class OddNamespace:
+        def __getattr__(self, name: str) -> Any:
+            raise next(errors)
 
-        def write(self, *args: Any) -> None:
-            raise StoreError
+        def tail(self, position: str | None) -> Any:
+            return OddTail()
 
-        async def awrite(self, *args: Any) -> None:
-            raise RuntimeError
+    class OddTail:
+        def read(self, wait: float) -> Any:
+            raise next(errors)
 
-    f = make_cache(l2=Odd()).cached(kind.function(lambda x: x))
-    assert kind.call(f, 1) == kind.call(f, 1) == 1
+        def interrupt(self) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    errors = itertools.cycle([ZeroDivisionError(), KeyError(), StoreError(), RuntimeError()])
+    cache = make_cache(l2=Odd())
+    f = cache.cached("f:{x}")(kind.function(lambda x: x))
+    for _ in range(5):
+        assert kind.call(f, 1) == kind.call(f, 1) == 1
+        assert kind.call(f.many, [1, 2]) == {1: 1, 2: 2}
+        kind.call(f.invalidate, 1)
+        kind.do(cache, "set", "f:2", 2)
+        kind.do(cache, "invalidate_tags", "tag")
+        kind.do(cache, "clear")

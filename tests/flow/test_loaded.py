@@ -158,7 +158,7 @@ def test_unencodable_value_stays_in_l1(kind: Kind, make_cache: Callable[..., Cac
     assert loads == [1, 2]
     assert [w.category for w in caught] == [UncacheableValueWarning]
     assert cache.stats().encode_errors == 2
-    assert store.read("test:" + f.key(1)) is None
+    assert store.namespace("test").read(f.key(1)) is None
 
 
 def test_tags_are_stored(kind: Kind, make_cache: Callable[..., Cache]) -> None:

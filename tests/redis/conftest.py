@@ -40,3 +40,9 @@ def store(server):
     store = Redis(server.url)
     yield store
     store.close()
+
+
+@pytest.fixture
+def space(store):
+    """A namespace on the shared server."""
+    return store.namespace("u")

@@ -15,7 +15,7 @@ import pytest
 from tests.servers import Proxy
 from tiercache.errors import ConfigurationError, StoreError
 from tiercache.tiers.redis import Redis
-from tiercache.tiers.store import Store, StoreBusy
+from tiercache.tiers.store import Fill, Item, Kind, Store, StoreBusy
 
 GOOD_URLS = {
     "redis://localhost": "redis://localhost:6379/0",
@@ -70,6 +70,7 @@ class TestConstruction:
             {"prefix": ""},
             {"prefix": "a{b}"},
             {"max_connections": 0},
+            {"log_length": 99},
         ],
     )
     def test_a_bad_option_is_refused(self, options):
@@ -95,11 +96,9 @@ class TestConstruction:
     def test_prefixes_keep_stores_apart(self, server):
         """Two prefixes on one database share nothing; the key is the hash tag."""
         one, two = Redis(server.url, prefix="one"), Redis(server.url)
-        one.write("u:1", b"one", 60)
-        assert two.read("u:1") is None
-        assert b"one:{u:1}" in server.command("KEYS", "*") or server.command(
-            "EXISTS", "one:{u:1}"
-        ).startswith(b":1")
+        one.namespace("u").write("1", b"one", 60)
+        assert two.namespace("u").read("1") is None
+        assert server.command("EXISTS", "one:{u:1}").startswith(b":1")
         one.close()
         two.close()
 
@@ -122,15 +121,20 @@ class TestUsersClient:
     def check(self, client, server):
         store = Redis(client)
         assert str(server.port) in store.label
-        store.write("u:1", b"1", 60)
+        space = store.namespace("u")
+        space.write("1", b"1", 60)
 
         async def main():
-            assert bytes((await store.aread("u:1")).payload) == b"1"
+            assert bytes((await space.aread("1")).payload) == b"1"
             await store.aclose()
 
         asyncio.run(main())
         asyncio.run(main())
-        assert bytes(store.read("u:1").payload) == b"1"
+        assert bytes(space.read("1").payload) == b"1"
+        tail = space.tail(space.log_end())
+        space.delete(["1"])
+        assert tail.read(5)[-1].names == ("1",)
+        tail.close()
         store.close()
 
     def test_a_connection_class_of_the_users_own_is_kept(self, server):
@@ -149,10 +153,11 @@ class TestUsersClient:
         )
         with redis.Redis(connection_pool=pool) as client:
             store = Redis(client)
-            store.write("u:1", b"1", 60)
+            space = store.namespace("u")
+            space.write("1", b"1", 60)
             assert OwnConnection.made == 1
             with pytest.raises(StoreError, match="OwnConnection"):
-                asyncio.run(store.aread("u:1"))
+                asyncio.run(space.aread_many(["1"]))
             store.close()
         pool.disconnect()
 
@@ -163,47 +168,153 @@ class TestUsersClient:
         with redis.Redis.from_url(f"redis://127.0.0.1:{server.port}/3") as client:
             store = Redis(client)
             assert store.label.endswith("/3")
-            store.write("u:1", b"1", 60)
-            assert client.dbsize() == 1
+            store.namespace("u").write("1", b"1", 60)
+            assert client.exists("tc:{u:1}")
             store.close()
 
 
 class TestRoundTrips:
-    def test_each_call_is_one_command(self, server, store):
-        """Reads are one GET or MGET, writes one SET, deletes one UNLINK."""
-        store.write("u:0", b"0", 60)
-        server.command("CONFIG", "RESETSTAT")
-        store.write("u:1", b"1", 60)
-        store.read("u:1")
-        store.read_many(["u:1", "u:2", "u:3"])
-        store.delete(["u:1", "u:2", "u:3"])
-        calls = server.command_calls()
-        for other in ("config|resetstat", "info", "ping", "client|setinfo"):
-            calls.pop(other, None)
-        assert calls == {"set": 1, "get": 1, "mget": 1, "unlink": 1}
+    @pytest.fixture
+    def calls(self, server, store, space):
+        """Count what an operation sends, once the store knows server and scripts."""
+        lease = claim(space, "w")
+        space.fill([Fill("w", lease, b"0", 60)])
+        space.write("w", b"0", 60, ("t",))
+        space.invalidate_tags(["t"])
+        space.release([("w", b"nonce--0")], Kind.LANDED)
 
-    def test_the_clock_is_read_again_now_and_then(self, server, store, monkeypatch):
+        def calls(operation, *args, **options):
+            server.command("CONFIG", "RESETSTAT")
+            result = getattr(space, operation)(*args, **options)
+            counts = server.command_calls()
+            for other in ("config|resetstat", "info", "ping", "client|setinfo"):
+                counts.pop(other, None)
+            return counts, result
+
+        return calls
+
+    @pytest.mark.parametrize("tags", [(), ("t",), ("t", "other")], ids=str)
+    def test_a_read_is_one_command(self, space, calls, tags):
+        """An MGET of entries, generation and tokens, with tags that are known before or none."""
+        space.write("1", b"1", 60, tags)
+        assert calls("read", "1", tags)[0] == {"mget": 1}
+        assert calls("read_many", ["1", "2", "3"], tags)[0] == {"mget": 1}
+
+    def test_tags_not_known_before_cost_another(self, space, calls):
+        """An entry found to carry a tag that its reader did not name costs one more MGET."""
+        space.write_many([Item("1", b"1", 60, ("a", "b")), Item("2", b"2", 60, ("c",))])
+        counts, found = calls("read_many", ["1", "2"])
+        assert counts == {"mget": 2}
+        assert [each.tags for each in found] == [("a", "b"), ("c",)]
+
+    def test_a_write_is_one_round_trip(self, space, calls):
+        """A script for each entry, and one message for all of them."""
+        counts, _ = calls("write", "1", b"1", 60)
+        assert (counts["evalsha"], counts["xadd"]) == (1, 1)
+        counts, _ = calls("write_many", [Item(f"{n}", b"1", 60) for n in range(50)])
+        assert (counts["evalsha"], counts["xadd"]) == (50, 1)
+
+    def test_a_delete_is_one_round_trip(self, space, calls):
+        """Entries, leases, and one message: three commands at once, however many keys."""
+        counts, _ = calls("delete", [f"{n}" for n in range(50)])
+        assert counts == {"unlink": 2, "xadd": 1}
+
+    def test_clear_and_tags_are_one_command_or_two(self, space, calls):
+        """O(1) in the number of entries."""
+        space.write_many([Item(f"{n}", b"1", 60, ("t",)) for n in range(500)])
+        assert calls("clear")[0] == {"set": 1, "xadd": 1}
+        space.write_many([Item(f"{n}", b"1", 60, ("t",)) for n in range(500)])
+        counts, _ = calls("invalidate_tags", ["t"])
+        assert counts.pop("evalsha") == 1
+        assert sum(counts.values()) <= 3  # inside of the script: no command per entry
+        assert space.read("7", ["t"]) is None
+
+    def test_a_miss_is_a_claim_and_a_fill(self, space, calls):
+        """After the read: one script to claim, and one to fill, where the log is being read."""
+        tail = space.tail(space.log_end())
+        tail.read(0)
+        tail.close()
+        counts, _ = calls("read", "1")
+        assert counts == {"mget": 1}
+        counts, claims = calls("claim", ["1"], [b"nonce--1"], seconds=5)
+        assert counts.pop("evalsha") == 1
+        assert "mget" not in counts
+        counts, taken = calls("fill", [Fill("1", claims[0].lease, b"1", 60)])
+        assert (counts["evalsha"], taken) == (1, [True])
+        assert "xadd" not in counts  # nobody waited
+
+    def test_round_trips(self, server):
+        """What takes several commands sends them at once: one turn through a slow proxy."""
+        with Proxy(server.port) as proxy:
+            store = Redis(proxy.url, timeout=5)
+            space = store.namespace("u")
+            space.log_end()
+            space.write("1", b"1", 60, ("t",))
+            fills = [Fill("2", claim(space, "2"), b"2", 60, ("t",))]
+            space.fill(fills)
+            space.invalidate_tags(["t"])
+            proxy.delay = 0.1
+            for operation, *args in (
+                ("read_many", ["1", "2"], ["t"]),
+                ("write", "1", b"1", 60, ("t",)),
+                ("write_many", [Item(f"{n}", b"1", 60, ("t",)) for n in range(9)]),
+                ("delete", ["1", "2", "3"]),
+                ("invalidate_tags", ["t", "u"]),
+                ("clear",),
+            ):
+                began = time.monotonic()
+                getattr(space, operation)(*args)
+                assert 0.1 <= time.monotonic() - began < 0.19, operation
+            proxy.delay = 0.0
+            store.close()
+
+    def test_the_clock_is_read_again_now_and_then(self, server, space, monkeypatch):
         """TIME goes along with the first call, and again when its estimate is old."""
         for _ in range(5):
-            store.read("u:1")
+            space.read("1")
         assert server.command_calls()["time"] == 1
-        monkeypatch.setattr(store._clock, "_next_sync", 0.0)
+        monkeypatch.setattr(space.plans.clock, "_next_sync", 0.0)
         for _ in range(5):
-            store.read("u:1")
+            space.read("1")
         assert server.command_calls()["time"] == 2
 
-    def test_a_wrong_local_clock_does_not_matter(self, server, store, monkeypatch):
+    def test_a_wrong_local_clock_does_not_matter(self, server, space, monkeypatch):
         """Neither side's wall clock takes part: only the server's, and ours that ticks."""
         monkeypatch.setattr(time, "time", lambda: 0.0)
-        store.write("u:1", b"1", 60)
-        assert 59 < store.read("u:1").remaining <= 60.05
+        space.write("1", b"1", 60)
+        assert 59 < space.read("1").remaining <= 60.05
 
-    def test_another_process_sees_the_same_life(self, server, store):
+    def test_another_process_sees_the_same_life(self, server, space):
         """A second store, with an estimate of its own, agrees on the remaining seconds."""
-        store.write("u:1", b"1", 60)
+        space.write("1", b"1", 60)
         other = Redis(server.url)
-        assert other.read("u:1").remaining == pytest.approx(store.read("u:1").remaining, abs=0.1)
+        remaining = other.namespace("u").read("1").remaining
+        assert remaining == pytest.approx(space.read("1").remaining, abs=0.1)
         other.close()
+
+    def test_a_restarted_server_learns_the_scripts_again(self, own_server):
+        """A server that has forgotten them is sent their text, once; no call fails for it."""
+        store = Redis(own_server.url)
+        space = store.namespace("u")
+        for _ in range(2):
+            space.write("1", b"1", 60)
+            assert space.fill([Fill("2", claim(space, "2"), b"2", 60)]) == [True]
+            assert space.lock("l", b"nonce--3", 5).fence
+            own_server.command("SCRIPT", "FLUSH")
+            own_server.command("CONFIG", "RESETSTAT")
+            claim(space, "3")
+            space.write_many([Item(f"{n}", b"1", 60) for n in range(5)])
+            space.write("1", b"1", 60)
+            calls = own_server.command_calls()
+            assert (calls["eval"], calls["evalsha"]) == (6, 7)
+            space.clear()
+        store.close()
+
+
+def claim(space, key):
+    """Return the lease of a key."""
+    (claim,) = space.claim([key], [b"nonce--0"], seconds=5, anew=True)
+    return claim.lease
 
 
 class TestPool:
@@ -211,45 +322,63 @@ class TestPool:
         """Calls one after another share one connection."""
         with Proxy(server.port) as proxy:
             store = Redis(proxy.url)
+            space = store.namespace("u")
             for _ in range(20):
-                store.write("u:1", b"1", 60)
-                store.read("u:1")
+                space.write("1", b"1", 60)
+                space.read("1")
             store.close()
             assert proxy.connections == 1
+
+    def test_the_log_is_not_read_on_a_connection_of_the_pool(self, server):
+        """One that waits for messages keeps no call waiting, though the pool has one connection."""
+        store = Redis(server.url, timeout=5, max_connections=1)
+        space = store.namespace("u")
+        tail = space.tail(space.log_end())
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(tail.read, 10)
+            for _ in range(20):
+                assert space.read("1") is None
+            space.announce(Kind.NEWS, ["now"])
+            assert reading.result(10)[-1].names == ("now",)
+        tail.close()
+        store.close()
 
     def test_a_pool_in_use_is_busy(self, server):
         """When all connections are taken for half of the timeout, that is StoreBusy."""
         with Proxy(server.port) as proxy:
             store = Redis(proxy.url, timeout=0.4, max_connections=2)
-            store.write("u:1", b"1", 60)
+            space = store.namespace("u")
+            space.write("1", b"1", 60)
             proxy.hold()
             with ThreadPoolExecutor(6) as pool:
-                calls = [pool.submit(store.write, "u:1", b"1", 60) for _ in range(6)]
+                calls = [pool.submit(space.write, "1", b"1", 60) for _ in range(6)]
                 kinds = [type(call.exception(10)) for call in calls]
             proxy.release()
             assert kinds.count(StoreBusy) == 4
-            store.write("u:1", b"1", 60)
+            space.write("1", b"1", 60)
             store.close()
 
     async def test_an_asyncio_pool_in_use_is_busy(self, server):
         """The same for tasks."""
         with Proxy(server.port) as proxy:
             store = Redis(proxy.url, timeout=0.4, max_connections=2)
-            await store.awrite("u:1", b"1", 60)
+            space = store.namespace("u")
+            await space.awrite("1", b"1", 60)
             proxy.hold()
-            calls = (store.awrite("u:1", b"1", 60) for _ in range(6))
+            calls = (space.awrite("1", b"1", 60) for _ in range(6))
             errors = await asyncio.gather(*calls, return_exceptions=True)
             proxy.release()
             assert [type(error) for error in errors].count(StoreBusy) == 4
-            await store.awrite("u:1", b"1", 60)
+            await space.awrite("1", b"1", 60)
             await store.aclose()
 
     def test_a_waiting_call_gets_the_next_free_connection(self, server):
         """More threads than connections all get their turn."""
         store = Redis(server.url, timeout=5, max_connections=2)
+        space = store.namespace("u")
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda n: store.write(f"u:{n}", b"1", 60), range(200)))
-        assert None not in store.read_many([f"u:{n}" for n in range(200)])
+            list(pool.map(lambda n: space.write(f"{n}", b"1", 60), range(200)))
+        assert None not in space.read_many([f"{n}" for n in range(200)])
         assert store._blocking._open <= 2
         store.close()
 
@@ -257,24 +386,25 @@ class TestPool:
         """A connection whose reply nobody waited for is not used again."""
         with Proxy(server.port) as proxy:
             store = Redis(proxy.url, timeout=5, max_connections=1)
-            await store.awrite("u:1", b"1", 60)
+            space = store.namespace("u")
+            await space.awrite("1", b"1", 60)
             for _ in range(5):
                 proxy.hold()
-                task = asyncio.create_task(store.aread_many(["u:1", "u:1"]))
+                task = asyncio.create_task(space.aread_many(["1", "1"]))
                 await asyncio.sleep(0.01)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 proxy.release()
-                assert [bytes(e.payload) for e in await store.aread_many(["u:1"])] == [b"1"]
+                assert [bytes(e.payload) for e in await space.aread_many(["1"])] == [b"1"]
             await store.aclose()
 
 
-def test_an_error_is_never_redis_pys(server, store):
+def test_an_error_is_never_redis_pys(server, space):
     """A command that Redis refuses comes out as StoreError."""
     server.command("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(StoreError, match="write"):
-            store.write("u", b"payload", 60)
+            space.write("u", b"payload", 60)
     finally:
         server.command("CONFIG", "SET", "maxmemory", "0")

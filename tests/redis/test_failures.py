@@ -13,28 +13,49 @@ import pytest
 
 from tests.servers import BadServer, Proxy, RedisServer, free_port
 from tiercache.errors import StoreError, StoreTimeout
+from tiercache.tiers._redis_entry_plans import Stamp
 from tiercache.tiers.redis import Redis
+from tiercache.tiers.store import Fill, Item, Kind, Lease, StoreRefused
 
 TIMEOUT = 0.15
 SLACK = 0.4  # for a busy machine
 
-BLOCKING = {
-    "read": lambda store: store.read("u:1"),
-    "read_many": lambda store: store.read_many(["u:1", "u:2"]),
-    "write": lambda store: store.write("u:1", b"new", 60),
-    "write_many": lambda store: store.write_many([("u:1", b"a", 60), ("u:2", b"b", None)]),
-    "delete": lambda store: store.delete(["u:1", "u:2"]),
-    "clear": lambda store: store.clear("u"),
+KEYS = ["1", "2"]
+NONCES = [b"nonce--1", b"nonce--2"]
+ITEMS = [Item("1", b"a", 60), Item("2", b"b", None, ("tag",))]
+FILLS = [Fill("1", Lease(NONCES[0], False, Stamp(b"generate", {}, "0-1")), b"a", 60)]
+
+# Each operation of a namespace, as method and arguments.
+OPERATIONS = {
+    "read": ("1",),
+    "read_many": (KEYS, ["tag"]),
+    "write": ("1", b"new", 60),
+    "write_many": (ITEMS,),
+    "delete": (KEYS,),
+    "invalidate_tags": (["tag"],),
+    "clear": (),
+    "clear_prefix": ("1",),
+    "claim": (KEYS, NONCES),
+    "fill": (FILLS,),
+    "renew": ([("1", NONCES[0])], 5),
+    "release": ([("1", NONCES[0])], Kind.LANDED),
+    "lock": ("name", NONCES[0], 5),
+    "renew_lock": ("name", NONCES[0], 5),
+    "unlock": ("name", NONCES[0]),
+    "announce": (Kind.NEWS, ["news"]),
+    "log_end": (),
 }
-CALLS = {
-    **BLOCKING,
-    "aread": lambda store: store.aread("u:1"),
-    "aread_many": lambda store: store.aread_many(["u:1", "u:2"]),
-    "awrite": lambda store: store.awrite("u:1", b"new", 60),
-    "awrite_many": lambda store: store.awrite_many([("u:1", b"a", 60), ("u:2", b"b", None)]),
-    "adelete": lambda store: store.adelete(["u:1", "u:2"]),
-    "aclear": lambda store: store.aclear("u"),
-}
+CALLS = [*OPERATIONS, *(f"a{name}" for name in OPERATIONS)]
+# A merged read, a single command, a script, two round trips, one to each node.
+SLOW = ["read", "read_many", "claim", "write", "clear_prefix"]
+
+
+def ask(store, name):
+    """Call an operation; of one that is awaited, return the awaitable."""
+    method = name.removesuffix("_prefix")
+    args = OPERATIONS.get(name) or OPERATIONS.get(name[1:], ())
+    options = {"seconds": 5} if method.endswith("claim") else {}
+    return getattr(store.space, method)(*args, **options)
 
 
 @pytest.fixture
@@ -43,20 +64,37 @@ def runner():
         yield runner
 
 
-@pytest.fixture(params=sorted(CALLS))
+@pytest.fixture(params=CALLS)
 def call(request, runner):
     """One call of the table, made blocking."""
+    return made_blocking(request.param, runner)
 
+
+@pytest.fixture(params=[f"{kind}{name}" for name in SLOW for kind in ("", "a")])
+def slow_call(request, runner):
+    """One of those that differ in how they wait, made blocking."""
+    return made_blocking(request.param, runner)
+
+
+def made_blocking(name, runner):
     async def awaited(store):
-        return await CALLS[request.param](store)
+        return await ask(store, name)
 
-    if request.param.startswith("a"):
-        return lambda store: runner.run(awaited(store))
-    return CALLS[request.param]
+    if name in OPERATIONS:
+        return lambda store: ask(store, name)
+    return lambda store: runner.run(awaited(store))
+
+
+class Kept(Redis):
+    """A store that keeps its one namespace."""
+
+    def __init__(self, url, **options):
+        super().__init__(url, **{"timeout": TIMEOUT, **options})
+        self.space = self.namespace("u")
 
 
 def make(url, **options):
-    return Redis(url, timeout=TIMEOUT, **options)
+    return Kept(url, **options)
 
 
 def fails_in_time(call, store, kind=StoreError, seconds=TIMEOUT + SLACK):
@@ -70,8 +108,8 @@ def fails_in_time(call, store, kind=StoreError, seconds=TIMEOUT + SLACK):
 
 def warm(store, runner):
     """Import, connect and learn the clock, blocking and in the runner's loop."""
-    store.write("u:1", b"1", 60)
-    runner.run(store.aread("u:1"))
+    store.space.write("1", b"1", 60)
+    runner.run(_await(store.space.aread("1")))
 
 
 @pytest.fixture(scope="module")
@@ -98,24 +136,24 @@ def frozen():
         server.thaw()
 
 
-def test_frozen(call, frozen, runner):
+def test_frozen(slow_call, frozen, runner):
     """A server that hangs costs one timeout on a connection in use, and one on a new one."""
     frozen.thaw()
     store = make(frozen.url)
     warm(store, runner)
     frozen.freeze()
-    fails_in_time(call, store, StoreTimeout)
-    fails_in_time(call, store, StoreTimeout)
+    fails_in_time(slow_call, store, StoreTimeout)
+    fails_in_time(slow_call, store, StoreTimeout)
     frozen.thaw()
-    call(store)
+    slow_call(store)
     runner.run(store.aclose())
 
 
-def test_frozen_before_the_first_call(frozen, runner, call):
+def test_frozen_before_the_first_call(frozen, runner, slow_call):
     """The same where even the first connection hangs."""
     frozen.freeze()
     store = make(frozen.url)
-    fails_in_time(call, store, StoreTimeout)
+    fails_in_time(slow_call, store, StoreTimeout)
     frozen.thaw()
     runner.run(store.aclose())
 
@@ -135,14 +173,14 @@ def test_killed_and_restarted_empty(own_server, runner):
     store = make(own_server.url)
     warm(store, runner)
     own_server.kill()
-    for name in ("read", "write", "delete"):
-        fails_in_time(CALLS[name], store, seconds=SLACK)
-    fails_in_time(lambda store: runner.run(store.aread("u:1")), store, seconds=SLACK)
+    for name in CALLS:
+        fails_in_time(made_blocking(name, runner), store, seconds=SLACK)
     own_server.start()
-    assert store.read("u:1") is None
-    assert runner.run(store.aread("u:1")) is None
-    store.write("u:1", b"again", 60)
-    assert bytes(store.read("u:1").payload) == b"again"
+    space = store.space
+    assert space.read("1") is None
+    assert runner.run(space.aread_many(["1"])) == [None]
+    space.write("1", b"again", 60)
+    assert bytes(space.read("1").payload) == b"again"
     runner.run(store.aclose())
 
 
@@ -167,11 +205,11 @@ def test_killed_and_restarted_empty(own_server, runner):
 def test_something_that_is_not_redis(answer, runner):
     """Whatever answers, a call ends in time and with StoreError, and leaves no socket behind."""
     with BadServer(answer) as bad:
-        store = Redis(bad.url, timeout=0.05)
-        for name in ("read", "read_many", "write", "delete", "clear"):
-            fails_in_time(CALLS[name], store)
-        for name in ("aread", "aread_many", "awrite", "adelete", "aclear"):
-            fails_in_time(lambda s, name=name: runner.run(_await(CALLS[name](s))), store)
+        store = make(bad.url, timeout=0.02)
+        for name in CALLS:
+            if answer == b"$-1\r\n" and name.endswith("release"):
+                continue
+            fails_in_time(made_blocking(name, runner), store)
         runner.run(store.aclose())
 
 
@@ -179,48 +217,84 @@ async def _await(awaitable):
     return await awaitable
 
 
-def test_a_server_that_never_answers(call, runner):
+def test_a_server_that_never_answers(slow_call, runner):
     """Accepting and saying nothing is a timeout."""
     with BadServer(None) as bad:
         store = make(bad.url)
-        fails_in_time(call, store, StoreTimeout)
+        fails_in_time(slow_call, store, StoreTimeout)
         runner.run(store.aclose())
 
 
 def test_an_unreachable_name(runner):
     """A host that does not resolve is a StoreError."""
     store = make("redis://no-such-host.invalid:6379/0")
-    for fail in (lambda: store.read("u:1"), lambda: runner.run(store.aread("u:1"))):
+    for name in ("read", "aread", "log_end"):
         with pytest.raises(StoreError):
-            fail()
+            made_blocking(name, runner)(store)
 
 
-def test_a_foreign_value_is_a_miss(server, store):
+def test_a_foreign_value_is_a_miss(server, store, space):
     """Bytes that no tiercache wrote, and other types of value, are misses and counted."""
-    values = ["", "short", "x" * 100, "\x7c\x00" + "x" * 20]
+    values = ["", "short", "x" * 100, "\x7c\x00" + "x" * 20, "\x7c\x02"]
     for value in values:
         server.command("SET", "tc:{u:1}", value)
-        assert store.read("u:1") is None
-        assert store.read_many(["u:1", "u:2"]) == [None, None]
+        assert space.read("1") is None
+        assert space.read_many(["1", "2"]) == [None, None]
     assert store.foreign == 2 * len(values)
     server.command("DEL", "tc:{u:1}")
     server.command("LPUSH", "tc:{u:1}", "a list")
-    assert store.read("u:1") is None
-    assert store.read_many(["u:1", "u:2"]) == [None, None]
-    store.write("u:1", b"ours", 60)
-    assert bytes(store.read("u:1").payload) == b"ours"
+    assert space.read("1") is None
+    assert space.read_many(["1", "2"]) == [None, None]
+    space.write("1", b"ours", 60)
+    assert bytes(space.read("1").payload) == b"ours"
+
+
+@pytest.mark.parametrize("make_it", [("SET", "x" * 40), ("LPUSH", "a list"), ("SET", "")])
+def test_a_foreign_value_does_not_keep_from_loading(server, space, make_it):
+    """Whatever stands under an entry's key, its lease is to be had, and a fill replaces it."""
+    command, value = make_it
+    server.command(command, "tc:{u:1}", value)
+    (claim,) = space.claim(["1"], [NONCES[0]], seconds=5)
+    assert space.fill([Fill("1", claim.lease, b"ours", 60)]) == [True]
+    assert bytes(space.read("1").payload) == b"ours"
+
+
+def test_foreign_tokens(server, space):
+    """A generation and tokens that are not ours make entries invalid, and raise nothing."""
+    space.write("1", b"1", 60, ("tag",))
+    for key in ("tc:{u}:generation", "tc:{u}:tag:tag"):
+        server.command("SET", key, "x")
+        assert space.read("1", ["tag"]) is None
+        assert space.read("1") is None
+        server.command("DEL", key)
+        space.write("1", b"1", 60, ("tag",))
+        assert bytes(space.read("1", ["tag"]).payload) == b"1"
 
 
 def test_a_full_server_refuses_writes_only(own_server):
-    """Out of memory is a StoreError of the write; reading goes on."""
+    """Out of memory is a StoreRefused of the write: the server is alive; reading goes on."""
     store = make(own_server.url)
-    store.write("u:1", b"1", 60)
+    space = store.space
+    space.write("1", b"1", 60)
     own_server.command("CONFIG", "SET", "maxmemory", "1")
-    with pytest.raises(StoreError, match="memory"):
-        store.write("u:2", b"2", 60)
-    with pytest.raises(StoreError, match="memory"):
-        store.write_many([("u:2", b"2", 60), ("u:3", b"3", 60)])
-    assert bytes(store.read("u:1").payload) == b"1"
+    with pytest.raises(StoreRefused, match="memory"):
+        space.write("2", b"2", 60)
+    with pytest.raises(StoreRefused, match="memory"):
+        space.write_many([Item("2", b"2", 60), Item("3", b"3", 60)])
+    assert bytes(space.read("1").payload) == b"1"
+    store.close()
+
+
+def test_a_user_who_may_not(own_server):
+    """What the server's access list forbids is a StoreRefused that says so."""
+    own_server.command(
+        "ACL", "SETUSER", "reader", "on", "nopass", "~*", "+@read", "+@connection", "+time"
+    )
+    store = make(own_server.url.replace("redis://", "redis://reader:x@"))
+    assert store.space.read("1") is None
+    for name in ("write", "delete", "claim", "clear"):
+        with pytest.raises(StoreRefused, match=r"(?i)perm"):
+            ask(store, name)
     store.close()
 
 
@@ -235,8 +309,8 @@ class TestPassword:
         """A URL with a password logs in, blocking and awaited."""
         with RedisServer(password=self.SECRET) as server:
             store = make(self.url(server))
-            store.write("u:1", b"1", 60)
-            assert bytes(runner.run(store.aread("u:1")).payload) == b"1"
+            store.space.write("1", b"1", 60)
+            assert bytes(runner.run(_await(store.space.aread("1"))).payload) == b"1"
             runner.run(store.aclose())
 
     def test_it_is_never_told(self, runner, caplog):
@@ -261,9 +335,9 @@ class TestPassword:
 
     def errors(self, store, runner):
         texts = []
-        for fail in (lambda: store.read("u:1"), lambda: runner.run(store.aread("u:1"))):
+        for name in ("read", "aread", "log_end"):
             with pytest.raises(StoreError) as caught:
-                fail()
+                made_blocking(name, runner)(store)
             error = caught.value
             while error is not None:
                 texts += [str(error), repr(error)]
@@ -275,5 +349,5 @@ class TestPassword:
         with RedisServer(password=self.SECRET) as server:
             store = make(f"redis://127.0.0.1:{server.port}")
             with pytest.raises(StoreError, match=r"(?i)auth"):
-                store.read("u:1")
+                store.space.read("1")
             store.close()

@@ -35,29 +35,48 @@ class TestLeftovers:
         gc.collect()
         sockets, threads = open_sockets(), threading.enumerate()
         store = Redis(server.url)
+        space = store.namespace("u")
 
         async def main():
-            await asyncio.gather(*(store.aread(f"u:{n}") for n in range(20)))
-            await asyncio.gather(*(store.awrite(f"u:{n}", b"1", 60) for n in range(20)))
+            await asyncio.gather(*(space.aread(f"{n}") for n in range(20)))
+            await asyncio.gather(*(space.awrite(f"{n}", b"1", 60) for n in range(20)))
 
         for _ in range(3):
             asyncio.run(main())
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda n: store.write(f"u:{n}", b"1", 60), range(50)))
+            list(pool.map(lambda n: space.write(f"{n}", b"1", 60), range(50)))
         store.close()
         store.close()
         gc.collect()
         assert open_sockets() == sockets
         assert threading.enumerate() == threads
 
+    def test_a_tail_leaves_nothing_behind(self, server):
+        """A reader of the log has one connection, which its close ends."""
+        store = Redis(server.url)
+        space = store.namespace("u")
+        tail = space.tail(space.log_end())
+        before = open_sockets()
+        space.write("1", b"1", 60)
+        assert [message.names for message in tail.read(5) if message.names] == [("1",)]
+        assert open_sockets() == before + 1
+        tail.close()
+        tail.close()
+        assert open_sockets() == before
+        space.delete(["1"])
+        assert [message.names for message in tail.read(5) if message.names] == [("1",)]
+        tail.close()
+        store.close()
+
     def test_a_loop_that_ends_takes_its_connections_along(self, server):
         """asyncio.run without aclose leaves no socket and no warning."""
         store = Redis(server.url)
+        space = store.namespace("u")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             sockets = open_sockets()
             for _ in range(3):
-                asyncio.run(store.aread("u:1"))
+                asyncio.run(space.aread("1"))
                 gc.collect()
                 assert open_sockets() == sockets
         store.close()
@@ -65,10 +84,11 @@ class TestLeftovers:
     def test_a_loop_closed_by_hand_is_cleaned_up_later(self, server, recwarn):
         """loop.close() alone leaves sockets until the next loop or close; no warning then."""
         store = Redis(server.url)
+        space = store.namespace("u")
         sockets = open_sockets()
         for _ in range(3):
             loop = asyncio.new_event_loop()
-            loop.run_until_complete(store.aread("u:1"))
+            loop.run_until_complete(space.aread("1"))
             loop.close()
         store.close()
         del loop
@@ -79,8 +99,9 @@ class TestLeftovers:
     async def test_aclose_closes_this_loop_now(self, server):
         """After aclose returns, the sockets are gone."""
         store = Redis(server.url)
+        space = store.namespace("u")
         sockets = open_sockets()
-        await asyncio.gather(*(store.awrite(f"u:{n}", b"1", 60) for n in range(10)))
+        await asyncio.gather(*(space.awrite(f"{n}", b"1", 60) for n in range(10)))
         assert open_sockets() > sockets
         await store.aclose()
         assert open_sockets() == sockets
@@ -88,11 +109,12 @@ class TestLeftovers:
     def test_close_reaches_loops_of_other_threads(self, server):
         """close() from one thread closes the connections of a loop that runs in another."""
         store = Redis(server.url)
+        space = store.namespace("u")
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
         before = open_sockets()
-        asyncio.run_coroutine_threadsafe(store.aread("u:1"), loop).result(10)
+        asyncio.run_coroutine_threadsafe(space.aread("1"), loop).result(10)
         assert open_sockets() == before + 1
         store.close()
         deadline = time.monotonic() + 10
@@ -107,8 +129,9 @@ class TestLeftovers:
     def test_loops_do_not_pile_up(self, server):
         """A store that has seen many loops keeps none of the gone ones."""
         store = Redis(server.url)
+        space = store.namespace("u")
         for _ in range(5):
-            asyncio.run(store.aread("u:1"))
+            asyncio.run(space.aread("1"))
         gc.collect()
         assert len(store._links) <= 1
         store.close()
@@ -137,25 +160,26 @@ class TestFork:
     def test_a_child_has_connections_of_its_own(self, server):
         """Parent and child read and write at once, blocking and awaited, and mix up nothing."""
         store = Redis(server.url)
-        store.write("u:1", b"1", 60)
+        space = store.namespace("u")
+        space.write("1", b"1", 60)
 
         def child():
             warnings.simplefilter("error")
             answers = set()
             for turn in range(50):
-                store.write("u:child", b"%d" % turn, 60)
-                answers.add(bytes(store.read("u:child").payload) == b"%d" % turn)
-            answers.add(bytes(asyncio.run(store.aread("u:1")).payload) == b"1")
+                space.write("child", b"%d" % turn, 60)
+                answers.add(bytes(space.read("child").payload) == b"%d" % turn)
+            answers.add(bytes(asyncio.run(space.aread("1")).payload) == b"1")
             store.close()
             return answers
 
         async def parent():
-            await store.aread("u:1")
+            await space.aread("1")
             report = asyncio.get_running_loop().run_in_executor(None, self.in_child, child)
             while not report.done():
-                answer = await store.aread("u:1")
+                answer = await space.aread("1")
                 assert bytes(answer.payload) == b"1"
-                assert bytes(store.read("u:1").payload) == b"1"
+                assert bytes(space.read("1").payload) == b"1"
             assert await report == "{True}"
             await store.aclose()
 
@@ -166,17 +190,18 @@ class TestFork:
         """Locks that another thread held at the fork are new in the child."""
         with Proxy(server.port) as proxy:
             store = Redis(proxy.url, timeout=5)
-            store.write("u:1", b"1", 60)
+            space = store.namespace("u")
+            space.write("1", b"1", 60)
             proxy.hold()
             with ThreadPoolExecutor(2) as pool:
-                read = pool.submit(store.read, "u:1")
-                while not store._threads._is_busy:
+                read = pool.submit(space.read, "1")
+                while not space._threads._is_busy:
                     time.sleep(0.001)
 
                 def child():
-                    direct = Redis(server.url)
-                    assert not store._threads._is_busy
-                    return bytes(direct.read("u:1").payload)
+                    direct = Redis(server.url).namespace("u")
+                    assert not space._threads._is_busy
+                    return bytes(direct.read("1").payload)
 
                 assert self.in_child(child) == "b'1'"
                 proxy.release()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cachetools import LRUCache
 
+from tests.waiting import until
 from tiercache import LRU, Cache, ConfigurationError, RemovalCause
 from tiercache.entry import DEAD, make_entry
 
@@ -147,6 +149,65 @@ def test_values_die_with_their_entries() -> None:
         f(i)
         f(i)
     assert Value.alive == 10
+
+
+def test_clear_takes_no_longer_for_more() -> None:
+    """It is O(1) for who calls it, and what it counts is right at once."""
+
+    def seconds(count: int) -> float:
+        memory = LRU(count)
+        for number in range(count):
+            memory.put(make_entry(str(number), number, 1.0))
+        memory.touch(memory.get("7"))
+        began = time.perf_counter()
+        memory.clear()
+        took = time.perf_counter() - began
+        assert memory.hits == 1
+        assert memory.removals["invalidated"] == count
+        assert (len(memory), memory.weight, list(memory)) == (0, 0, [])
+        memory.put(make_entry("7", "new", 1.0))
+        assert memory.get("7").value == "new"
+        return took
+
+    few, many = (min(seconds(count) for _ in range(5)) for count in (2000, 60_000))
+    assert many < few + 0.01  # what a thread's start and its turn may take
+
+
+@pytest.mark.parametrize("count", [10, 5000])
+def test_cleared_values_die(count: int) -> None:
+    """What was cleared is let go of soon, though nobody asks for it any more."""
+
+    class Value:
+        alive = 0
+
+        def __init__(self) -> None:
+            Value.alive += 1
+
+        def __del__(self) -> None:
+            Value.alive -= 1
+
+    cache = Cache("small", l1=LRU(count))
+    f = cache.cached(lambda x: Value())
+    for number in range(count):
+        f(number)
+        f(number)
+    cache.clear()
+    until(lambda: Value.alive == 0)
+    assert cache.stats().hits_l1 == count
+    assert cache.stats().evictions["invalidated"] == count
+
+
+def test_clear_after_clear() -> None:
+    """Tables that wait to be taken apart do not get mixed up."""
+    memory = LRU(3000)
+    for turn in range(10):
+        for number in range(3000):
+            memory.put(make_entry(str(number), turn, 1.0))
+        memory.clear()
+    assert memory.removals["invalidated"] == 30_000
+    until(lambda: not memory._cleared)
+    assert memory.removals["invalidated"] == 30_000
+    assert len(memory) == 0
 
 
 def test_removals_leave_no_places_behind() -> None:

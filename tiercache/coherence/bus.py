@@ -9,8 +9,8 @@ messages on their way. So the position is fixed before the first read of L2, and
 
 - after a short cut the log is read on from where it was: nothing is lost;
 - where the log no longer reaches back, that is a gap: L1 is dropped, in O(1);
-- once nothing has been read for ``blind_ttl`` seconds the process is *blind*. By then L1 has been let
-  go of, bit by bit (fading.py), and what is put there until the process sees again lives for
+- once nothing has been read for ``blind_ttl`` seconds the process is *blind*. By then L1 has been
+  let go of, bit by bit (fading.py), and what is put there until the process sees again lives for
   ``blind_ttl`` at most. So an outage of L2 costs the database one load per key, process and
   ``blind_ttl``, and nothing is stale for longer.
 
@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Protocol
 from tiercache.coherence.fading import BEGIN, STEP, Fading
 from tiercache.coherence.keeper import Handle, keeper
 from tiercache.errors import StoreError
-from tiercache.tiers.store import Kind, LogGap, Message, Namespace, Tail
+from tiercache.tiers.breaker import Breaker, State
+from tiercache.tiers.store import Kind, LogGap, Message, Namespace, StoreRefused, Tail
 from tiercache.waits import Waits, lock_name
 
 if TYPE_CHECKING:
     from tiercache.runtime import Port
-    from tiercache.tiers.breaker import Breaker
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ __all__ = ["Bus", "Listener"]
 
 PATIENCE = 1.0  # seconds that a read waits for messages; each answer, even none, is contact
 LEAST_PATIENCE = 0.05
+WATCH_SHARE = 0.1  # of blind_ttl, between looks at when there was contact last
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5  # seconds between attempts to read while cut off
 
 
@@ -81,7 +82,6 @@ class Bus:
         listener: Told of everybody else's.
         waits: Woken by everybody's, its own included.
         blind_ttl: Seconds without contact after which L1 is not trusted.
-        timeout: The store's, in seconds.
         breaker: The store's, told that somebody watches the store.
         name: Of the cache, for the log.
     """
@@ -94,7 +94,6 @@ class Bus:
         waits: Waits,
         *,
         blind_ttl: float,
-        timeout: float,
         breaker: Breaker,
         name: str,
     ) -> None:
@@ -107,7 +106,6 @@ class Bus:
         self._origin = origin
         self._listener = listener
         self._waits = waits
-        self._timeout = timeout
         self._name = name
         self._has_said = False  # that it is blind, in the log
         self._fading: Fading | None = None  # both written by the reader's thread
@@ -139,11 +137,17 @@ class Bus:
         with self._lock:
             if self.is_open:
                 return
-            self.is_blind = self.keeps_short = position is None
             covered = -self.blind_ttl if since is None else since
-            self._reader = _Reader(self, self._namespace, position, covered, self._timeout)
-            self._reader.start()
+            reader = _Reader(self, self._namespace, position, covered)
+            try:
+                reader.start()
+            except RuntimeError:  # no thread is to be had: L1 stays short-lived
+                log.warning("%s: no thread for the bus", self._name, exc_info=True)
+                return
+            self._reader = reader
+            self.is_blind = self.keeps_short = position is None
             self.is_open = True
+            self._watch(reader)
 
     def stop(self) -> None:
         """End the thread and its connection; wait until they are gone."""
@@ -196,19 +200,47 @@ class Bus:
         self.is_blind = self.keeps_short = False
         if self._has_said:
             self._has_said = False
-            log.warning("%s: hears of other processes' changes again", self._name)
+            log.log(self._level(), "%s: hears of other processes' changes again", self._name)
         self._listener.see_again()
+
+    def _level(self) -> int:
+        """Say it loud where nothing has been said of an outage yet."""
+        is_told = self.breaker.state is not State.CLOSED
+        return logging.INFO if is_told else logging.WARNING
 
     def gap(self) -> None:
         """Note that messages were missed."""
         self._listener.hear_gap(was_blind=self.is_blind)
         self._waits.tell_all(Kind.CLEAR)
 
+    def _watch(self, reader: _Reader) -> None:
+        """Have L1 let go of in time, whatever the reader's thread is busy with."""
+        this = weakref.ref(self)
+        watched = weakref.ref(reader)
+
+        def look() -> float | None:
+            bus, seen = this(), watched()
+            if bus is None or seen is None or bus._reader is not seen:  # noqa: SLF001 - our own
+                return inf
+            bus.check(seen, time.monotonic())
+            return None
+
+        keeper.keep(self.blind_ttl * WATCH_SHARE, look)
+
+    def check(self, reader: _Reader, now: float) -> None:
+        """Begin to let go of L1, or be done with it, if there has been no contact for so long."""
+        unseen = now - reader.covered
+        if unseen >= self.blind_ttl - LEAST_PATIENCE:
+            self.lose_sight(reader.error)
+        elif unseen >= BEGIN * self.blind_ttl:
+            self.begin_to_fade(reader.covered + self.blind_ttl - LEAST_PATIENCE)
+
     def lose_sight(self, why: Exception) -> None:
         """Note that there was no contact for blind_ttl."""
         if not self._has_said:
             self._has_said = True
-            log.warning(
+            log.log(
+                self._level(),
                 "%s: cannot hear of other processes' changes, so L1 keeps values for %g s only: %s",
                 *(self._name, self.blind_ttl, why),
             )
@@ -249,17 +281,16 @@ class _Reader:
         namespace: Namespace,
         position: str | None,
         covered: float,
-        timeout: float,
     ) -> None:
         self.is_connected = position is not None
         self._bus = weakref.ref(bus, self._bus_is_gone)
         self._breaker = bus.breaker
         self._blind_ttl = bus.blind_ttl
         self._tail: Tail = namespace.tail(position)
-        self._covered = covered  # monotonic time up to which the log has been read
-        self._timeout = timeout
+        self.covered = covered  # monotonic time up to which the log has been read
+        self._owes_gap = False  # what was read could not be done as it should
         self._pause = FIRST_PAUSE
-        self._error: Exception = StoreError("no contact yet")  # of the last read
+        self.error: Exception = StoreError("no contact yet")  # of the last read
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tiercache-bus", daemon=True)
 
@@ -281,7 +312,12 @@ class _Reader:
         try:
             while not self._stopped.is_set():
                 asked = time.monotonic()
-                self._step(self._read(), asked)
+                try:
+                    self._step(self._read(), asked)
+                except Exception:
+                    log.exception("the bus failed to do what it has heard; L1 will be dropped")
+                    self._owes_gap = True
+                    self._stopped.wait(self._next_pause())
         finally:
             self._breaker.watched(begins=False)
             self._tail.close()
@@ -292,8 +328,12 @@ class _Reader:
             messages = self._tail.read(self._patience())
         except LogGap:
             return Bus.gap
+        except StoreRefused as error:  # it is alive, and does not let us hear
+            self._breaker.heard_from(time.monotonic())
+            self.error = error
+            return None
         except Exception as error:
-            self._error = error  # if it is a bug of ours, going blind is the safe answer
+            self.error = error  # if it is a bug of ours, going blind is the safe answer
             return None
         return lambda bus: bus.apply(messages)
 
@@ -303,25 +343,24 @@ class _Reader:
             return
         self.is_connected = do is not None
         if do is not None:
+            if self._owes_gap:
+                bus.gap()
+                self._owes_gap = False
             do(bus)
-            self._covered, self._pause = asked, FIRST_PAUSE
+            self.covered, self._pause = asked, FIRST_PAUSE
             bus.contact()
             return
-        now, until = time.monotonic(), self._covered + self._blind_ttl
-        if now >= until - LEAST_PATIENCE:
-            bus.lose_sight(self._error)
-        elif now >= self._covered + BEGIN * self._blind_ttl:
-            bus.begin_to_fade(until - LEAST_PATIENCE)
+        bus.check(self, time.monotonic())
         del bus
         self._stopped.wait(self._next_pause())
 
     def _patience(self) -> float:
         """Wait no longer than until blindness would have to be declared."""
-        left = self._covered + self._blind_ttl - time.monotonic() - self._timeout
+        left = self.covered + self._blind_ttl - time.monotonic()
         return max(LEAST_PATIENCE, min(PATIENCE, self._blind_ttl / 4, left))
 
     def _next_pause(self) -> float:
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
-        left = self._covered + self._blind_ttl - time.monotonic()
+        left = self.covered + self._blind_ttl - time.monotonic()
         pause *= 0.5 + random.random()  # noqa: S311 - spreads processes, guards nothing
         return min(pause, left) if left > LEAST_PATIENCE else pause

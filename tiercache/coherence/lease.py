@@ -14,12 +14,13 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from tiercache.coherence.keeper import Handle
 from tiercache.tiers.store import LeaseMode
 
 if TYPE_CHECKING:
     from tiercache.spec import Spec
 
-__all__ = ["LEASE_SECONDS", "RENEWALS", "UNHEARD_WAIT", "mode_for", "new_nonces"]
+__all__ = ["LEASE_SECONDS", "RENEWALS", "UNHEARD_WAIT", "Kept", "mode_for", "new_nonces"]
 
 LEASE_SECONDS = 3.0  # how long a dead holder holds others up
 RENEWALS = 3  # per life of a lease: two may fail
@@ -37,3 +38,17 @@ def mode_for(spec: Spec, *, replaces: bool) -> LeaseMode:
     if replaces:  # a load that began before must not put back what this one finds outdated
         return LeaseMode.STEAL
     return LeaseMode.EXCLUSIVE if spec.lease else LeaseMode.SHARED
+
+
+class Kept:
+    """The renewal of leases that were taken together, until the last of them is let go."""
+
+    def __init__(self, handle: Handle, count: int) -> None:
+        self._handle = handle
+        self._count = count  # each is let go once, by whoever carries its flight
+
+    def let_go(self) -> None:
+        """Renew one less; the last one ends it."""
+        self._count -= 1
+        if self._count <= 0:
+            self._handle.cancel()

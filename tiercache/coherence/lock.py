@@ -146,8 +146,9 @@ class Locks:
         self.close()
         await quiesce(self.tasks)
 
-    def after_fork(self) -> None:
+    def after_fork(self, waits: Waits) -> None:
         """Forget what the parent is about; its locks are not the child's."""
+        self.waits = waits
         self.tasks.clear()
         self._returns.clear()
         if isinstance(self.store, LocalLocks):

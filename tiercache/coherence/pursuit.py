@@ -14,6 +14,7 @@ import random
 from math import inf
 
 from tiercache.errors import LockTimeout, StoreError
+from tiercache.tiers.store import StoreRefused
 
 SHORTEST_PAUSE = 0.01  # seconds; a store may say that the holder's time is all but over
 FIRST_POLL = 0.1
@@ -70,6 +71,10 @@ class Pursuit:
         Raises:
             LockTimeout: If the caller has waited for long enough.
         """
+        if isinstance(error, StoreRefused):
+            raise LockTimeout(
+                f"{self._label} cannot be acquired: {error}; enter without it by required=False"
+            ) from error
         if self._troubled_since is None:
             self._troubled_since = asked
         patience = self._ttl if self._wait is None else inf

@@ -45,6 +45,8 @@ def check_url(url: str) -> str:
         return f"unix://{parts.path}"
     database = parts.path.strip("/") or parse_qs(parts.query).get("db", ["0"])[0]
     if not database.isdecimal():
+        if "@" in url.removeprefix(f"{parts.scheme}://{parts.netloc}"):
+            raise _bad_url(url, "a password with '/', '?', '#' or '@' must be percent-encoded")
         raise _bad_url(url, f"the database must be a number, got {database!r}")
     return f"{parts.scheme}://{_place(parts)}/{database}"
 
@@ -119,6 +121,8 @@ def mask(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "", url
+    if "?" in rest.rpartition("@")[0]:  # what follows may be the rest of a secret, too
+        return f"{scheme}{separator}***"
     credentials, _, place = rest.rpartition("@")
     place = _NOT_A_PORT.sub(":***", re.split("[?#]", place, maxsplit=1)[0])
     return f"{scheme}{separator}{'***@' if credentials else ''}{place}"

@@ -203,10 +203,9 @@ class AsyncLink:
         await self._drop_idle()
 
     async def _drop_idle(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
+        while self._idle:  # one by one: being cancelled in the midst of it loses none
             with suppress(Exception):
-                await connection.disconnect()
+                await self._idle.pop().disconnect()
 
     def close_from_outside(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close as well as can be without awaiting, from any thread; loop is the link's own."""

@@ -13,18 +13,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tiercache.errors import StoreError
 from tiercache.tiers import _redis_wire as wire
 from tiercache.tiers._redis_link import Command
 from tiercache.tiers._redis_scripts import Run, run_all
-from tiercache.tiers.store import Fill, Item, Kind, Stored, StoreRefused
+from tiercache.tiers.store import Fill, Item, Kind, Message, Stored, StoreRefused
 
 T = TypeVar("T")
 Plan = Generator[Sequence[Command], list[Any], T]
 
 NAMES_PER_MESSAGE: Final = 500
+_MOST_TOKENS: Final = 10_000  # kept in mind
+_COMMANDS: Final = (
+    "MGET, GET, SET, UNLINK, TIME, EVAL, EVALSHA, XADD, XRANGE, XREVRANGE, XREAD, SCAN"
+)
 _IDLE_TOKEN_MS: Final = 3_600_000  # of a tag that no entry carries: longer than any load takes
 _SCAN_COUNT: Final = b"1000"  # keys per step of clear(prefix)
 
@@ -101,7 +106,24 @@ class EntryPlans:
                 self._tokens.pop(tag, None)
             else:
                 self._tokens[tag] = token
+        while len(self._tokens) > _MOST_TOKENS:
+            with suppress(KeyError, StopIteration, RuntimeError):  # other threads do so, too
+                self._tokens.pop(next(iter(self._tokens)))
         return tokens
+
+    def heed(self, messages: Iterable[Message]) -> None:
+        """Forget what messages say is outdated: not every claim comes after a read."""
+        for kind, _, names in messages:
+            if kind is Kind.TAGS:
+                for tag in names:
+                    self._tokens.pop(tag, None)
+            elif kind is Kind.CLEAR and "" in names:
+                self._generation = None
+
+    def forget(self) -> None:
+        """Forget all, where messages were missed."""
+        self._generation = None
+        self._tokens.clear()
 
     def _fetch_tokens(self, tags: Sequence[str]) -> Plan[list[bytes | None]]:
         names = list(map(self.keys.token, tags))
@@ -206,8 +228,9 @@ class EntryPlans:
             replies += yield said
         else:
             replies = yield [*entries, *leases, *said]
-        self._check(replies, "delete")
-        self.said = replies[-1]
+        removed, told = replies[: -len(said)], replies[-len(said) :]
+        self._check(removed, "delete")
+        yield from self._check_told(told, (), "delete")
         return sum(replies[: len(entries)])
 
     def _unlink(self, names: Sequence[bytes]) -> list[Command]:
@@ -217,6 +240,10 @@ class EntryPlans:
 
     def invalidate_tags(self, tags: Sequence[str]) -> Plan[None]:
         """Give tags other tokens, and tell."""
+        for start in range(0, len(tags), NAMES_PER_MESSAGE):
+            yield from self._invalidate_tags(tags[start : start + NAMES_PER_MESSAGE])
+
+    def _invalidate_tags(self, tags: Sequence[str]) -> Plan[None]:
         for tag in tags:
             self._tokens.pop(tag, None)
         run = Run(
@@ -229,15 +256,33 @@ class EntryPlans:
             ],
         )
         replies = yield from run_all([run])
-        self._check(replies, "invalidate_tags")
-        self.said = replies[-1]
+        tokens = list(map(self.keys.token, tags))
+        yield from self._check_told(replies, tokens, "invalidate_tags")
 
     def clear(self) -> Plan[None]:
         """Give the namespace another generation, and tell."""
+        self._generation = None
         fresh, name = secrets.token_bytes(wire.TOKEN_BYTES), self.keys.generation
         renewed = Command(name, wire.pack(b"SET", name, fresh))
         replies = yield [renewed, *self._messages(Kind.CLEAR, [""])]
-        self._check(replies, "clear")
+        yield from self._check_told(replies, [name], "clear")
+
+    def _check_told(
+        self, replies: Sequence[Any], tokens: Sequence[bytes], operation: str
+    ) -> Plan[None]:
+        """Check that everybody will hear of it.
+
+        Where the server is too full for that, do it with commands that need no memory: without its
+        token nothing is valid that was written under it, and without its log everybody finds a
+        gap, and drops L1.
+        """
+        if any(map(_is_out_of_memory, replies)):
+            names = [*tokens, self.keys.log]
+            replies = yield [Command(name, wire.pack(b"UNLINK", name)) for name in names]
+            self._check(replies, operation)
+            self.said = None
+            return
+        self._check(replies, operation)
         self.said = replies[-1]
 
     def clear_on_node(self, prefix: str) -> Plan[None]:
@@ -335,7 +380,8 @@ class EntryPlans:
 
     def _refusal(self, reply: Any, operation: str) -> StoreError:
         if isinstance(reply, Exception):
-            return StoreRefused(f"{self._label} refused {operation}: {str(reply)[:200]}")
+            text = str(reply)[:200]
+            return StoreRefused(f"{self._label} refused {operation}: {text}{_remedy(reply)}")
         kind = type(reply).__name__
         return StoreError(f"{self._label} answered {operation} with an unexpected {kind}")
 
@@ -347,6 +393,21 @@ def _token(raw: Any) -> bytes | None:
 def _is_wrong_type(reply: object) -> bool:
     """Whether Redis refused because a value of another type stands under the key: not ours."""
     return isinstance(reply, Exception) and str(reply).startswith("WRONGTYPE")
+
+
+def _remedy(reply: Exception) -> str:
+    """Return what a user can do about a refusal, where that is known."""
+    text = f"{type(reply).__name__} {reply}"
+    if "same slot" in text or "Moved" in text:
+        return "; it is a node of a cluster: use Redis.cluster(...)"
+    if "NoPermission" in text or "no permissions" in text:
+        return "; tiercache needs " + _COMMANDS
+    return ""
+
+
+def _is_out_of_memory(reply: object) -> bool:
+    text = f"{type(reply).__name__} {reply}" if isinstance(reply, Exception) else ""
+    return "OutOfMemory" in text or "OOM" in text or "maxmemory" in text
 
 
 def _longest(ttls: Iterable[float | None]) -> float | None:

@@ -12,6 +12,7 @@ but trouble, and raised as StoreError, with the connection dropped.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
@@ -134,6 +135,14 @@ def open_asyncio(endpoint: AnyEndpoint, limit: int, timeout: float, label: str) 
 
     make, open_one = endpoint.asyncio(timeout), endpoint.asyncio_opener(timeout)
     return AsyncLink(make, limit, timeout, label, endpoint.secrets, open_one)
+
+
+if hasattr(os, "register_at_fork"):  # a child must not inherit it held
+    os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
 
 
 def _import_redis() -> None:

@@ -38,6 +38,7 @@ class RedisTail:
         self._before = self._position  # the position at which the last read began
         self._connection: Any = None
         self._is_interrupted = False
+        self._refusal: type[Exception] = StoreRefused  # redis-py's, once that is imported
 
     def read(self, wait: float) -> list[Message]:
         """Return the next messages; wait for up to ``wait`` seconds."""
@@ -56,6 +57,7 @@ class RedisTail:
 
     def _go_to_the_end(self) -> None:
         """Take the log's end for the position, and own up to having missed what came before."""
+        self._namespace.plans.forget()
         self._position = self._before = self._namespace.log_end().encode()
         raise LogGap
 
@@ -79,20 +81,28 @@ class RedisTail:
         if not self._reply(connection, self._store.timeout):
             self.close()  # the answer to XREAD is still to come
             self._clear_if_lost(self._connect(), self._before)
-            self._go_to_the_end()
+            self._position = None
+            with suppress(StoreError):  # then it is looked for again, and is a gap again
+                self._go_to_the_end()
+            raise LogGap
         streams = self._reply(connection, wait + self._store.timeout)
         entries = streams[0][1] if streams else []
         self._before = self._position
         if entries:
             self._position = entries[-1][0]
         self._namespace.plans.heard = self._position.decode()
-        messages = [wire.read_message(fields) for _, fields in entries]
-        return [message for message in messages if message is not None]
+        found = [wire.read_message(fields) for _, fields in entries]
+        messages = [message for message in found if message is not None]
+        self._namespace.plans.heed(messages)
+        return messages
 
     def _range(self, first: bytes, last: bytes) -> bytes:
         return wire.pack(b"XRANGE", self._log, first, last, b"COUNT", b"1")
 
     def _connect(self) -> Any:
+        from redis.exceptions import ResponseError
+
+        self._refusal = ResponseError
         self._connection = connection = self._store.dedicated(self._log)
         connection.connect()
         said = self._namespace.plans.said
@@ -116,9 +126,13 @@ class RedisTail:
     def _reply(self, connection: Any, timeout: float) -> Any:
         # The public ``timeout=`` of read_response is new in redis-py 7; the socket is as old as it.
         connection._sock.settimeout(timeout)  # noqa: SLF001
-        reply = connection.read_response(True)
-        if isinstance(reply, Exception):
-            raise StoreRefused(f"{self._store.label} refused log: {reply}")
+        reply, refusal = None, ""
+        try:
+            reply = connection.read_response(True)
+        except self._refusal as error:
+            refusal = str(error)[:200]
+        if refusal:
+            raise StoreRefused(f"{self._store.label} refused log: {refusal}")
         if reply is not None and not isinstance(reply, list):
             raise StoreError(f"{self._store.label} answered log with a {type(reply).__name__}")
         return reply

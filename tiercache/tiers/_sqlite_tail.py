@@ -7,7 +7,9 @@ no snapshot is held, and each look is a few microseconds.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
 import time
 from contextlib import suppress
 from typing import Final
@@ -19,6 +21,16 @@ from tiercache.tiers._sqlite_space import Space
 from tiercache.tiers.store import LogGap, Message
 
 _LOOK_SECONDS: Final = 0.015
+_IDLE_LOOK_SECONDS: Final = 0.035  # where nothing has been said for a while
+_QUIET_SECONDS: Final = 2.0
+
+# Held during a look, and across a fork: SQLite's own locks stay taken in a child that was forked
+# while another thread held them, and whoever forks cannot know of the thread that looks.
+_looking: Final = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release
+    )
 
 
 class SQLiteTail:
@@ -31,6 +43,7 @@ class SQLiteTail:
         self._session: Session | None = None  # closed by others, too: by the store, after a fork
         self._seen: int | None = None  # data_version when everything had been read
         self._is_interrupted = False
+        self._heard_at = time.monotonic()
 
     def read(self, wait: float) -> list[Message]:
         """Return the next messages, waiting for them if there are none."""
@@ -38,14 +51,18 @@ class SQLiteTail:
         while True:
             messages = self._try_look()
             left = deadline - time.monotonic()
+            if messages:
+                self._heard_at = time.monotonic()
             if messages or left <= 0 or self._is_interrupted:
                 self._is_interrupted = False
                 return messages
-            time.sleep(min(left, _LOOK_SECONDS))
+            is_quiet = time.monotonic() - self._heard_at > _QUIET_SECONDS
+            time.sleep(min(left, _IDLE_LOOK_SECONDS if is_quiet else _LOOK_SECONDS))
 
     def _try_look(self) -> list[Message]:
         try:
-            return self._sessions.run_on(self._own, "tail", self._look)
+            with _looking:
+                return self._sessions.run_on(self._own, "tail", self._look)
         except StoreError:
             self.close()  # whatever is wrong with it, the next read has another
             raise

@@ -23,7 +23,7 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
@@ -95,18 +95,17 @@ class LRU:
 
     def put(self, entry: Entry) -> bool:
         """Store an entry in place of its key's old one; say whether it was stored."""
-        removed = self.place(entry)
+        removed = self.place(entry, self.weigh(entry))
         if removed:
             self.bury(removed)
         return self.table.get(entry.key) is entry
 
-    def place(self, entry: Entry) -> list[Removed]:
+    def place(self, entry: Entry, weight: float) -> list[Removed]:
         """Do what ``put`` does, and return what left, to be given to ``bury``.
 
-        Values die in ``bury``, and with them may run code of the user: for callers that hold a
-        lock which that code might need.
+        Values die in ``bury``, and are weighed in ``weigh``, and with both may run code of the
+        user: for callers that hold a lock which that code might need.
         """
-        weight = 1 if self._weigh is None else self._weight_of(entry)
         fits = weight <= self.maxsize
         removed: list[Removed] = []
         with self._lock:
@@ -150,25 +149,30 @@ class LRU:
             self._reset()
         if self.on_clear is not None:
             self.on_clear()
-        if len(table) <= AT_ONCE:
-            self._take_apart()
-        else:
-            threading.Thread(target=self._take_apart, name="tiercache-clear", daemon=True).start()
+        if len(table) > AT_ONCE:
+            taker = threading.Thread(target=self._take_apart, name="tiercache-clear", daemon=True)
+            with suppress(RuntimeError):  # no thread is to be had
+                taker.start()
+                return
+        self._take_apart()
 
     def _take_apart(self) -> None:
-        """Count and let go of what was cleared; values may run code of the user as they die."""
-        while True:
+        """Count and let go of what was cleared; values may run code of the user as they die.
+
+        That code may clear again: each entry is taken out in one step, by whoever comes first.
+        """
+        while (table := next(iter(self._cleared), None)) is not None:
+            some: list[Entry] = []
             with self._lock:
-                if not self._cleared:
-                    return
-                table = self._cleared[-1]
-                some = list(islice(table.values(), AT_ONCE))
-                for entry in some:
-                    del table[entry.key]
+                while table and len(some) < AT_ONCE:
+                    with suppress(KeyError):
+                        entry = table.popitem()[1]
+                        some.append(entry)
+                        self._retired_hits += entry.hits
+                        self._removals[RemovalCause.INVALIDATED] += 1
                 if not table:
-                    self._cleared.pop()
-                self._retired_hits += sum(map(_hits, some))
-                self._removals[RemovalCause.INVALIDATED] += len(some)
+                    self._cleared = [each for each in self._cleared if each is not table]
+            some.clear()
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys held now."""
@@ -300,9 +304,10 @@ class LRU:
                 self.on_removal(entry, cause)
             entry.value = None  # after the deadline: a hit reads the value before it looks at it
 
-    def _weight_of(self, entry: Entry) -> float:
-        """Return an entry's weight; where ``weigh`` fails, too much to be stored."""
-        assert self._weigh is not None
+    def weigh(self, entry: Entry) -> float:
+        """Return an entry's weight; where the user's ``weigh`` fails, too much to be stored."""
+        if self._weigh is None:
+            return 1
         try:
             weight: float = self._weigh(entry.key, entry.value)
             fits = weight >= 0

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from threading import get_ident
 from typing import Any, Final, Generic, TypeVar
 
 from tiercache.errors import StoreError, StoreTimeout
@@ -62,12 +63,15 @@ class MergedThreads(Generic[K, T]):
     ) -> None:
         self._fetch = fetch
         self._timeout = timeout
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_busy = False  # a batch is under way; guarded by _lock
+        self._leader = 0  # the thread that carries it
         self._waiting: list[_Reader[K, T]] = []  # guarded by _lock
 
     def read(self, key: K) -> T | None:
         """Return the key's result, or raise what the batch it went with raised."""
+        if self._leader == get_ident():  # in a signal handler or a finalizer, during a read
+            return self._fetch((key,), None)[0]
         with self._lock:
             # Not _Reader[K, T](key): subscribing costs more than the reader.
             reader: _Reader[K, T] | None = _Reader(key) if self._is_busy else None
@@ -78,8 +82,10 @@ class MergedThreads(Generic[K, T]):
         if reader is not None:
             return self._follow(reader)
         try:
+            self._leader = get_ident()
             return self._fetch((key,), None)[0]
         finally:
+            self._leader = 0
             self._hand_over()
 
     def _follow(self, reader: _Reader[K, T]) -> T | None:
@@ -102,6 +108,7 @@ class MergedThreads(Generic[K, T]):
         error = StoreError("the merged read that carried this one was interrupted")
         results: Sequence[T | None] | None = None
         try:
+            self._leader = get_ident()
             budget = _budget(self._timeout, time.monotonic() - reader.arrived)
             results = self._fetch([each.key for each in batch], budget)
             return results[0]
@@ -110,6 +117,7 @@ class MergedThreads(Generic[K, T]):
             raise
         finally:
             reader.batch = None
+            self._leader = 0
             self._hand_over()
             self._tell(batch[1:], None if results is None else results[1:], error)
 

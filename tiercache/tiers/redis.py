@@ -248,7 +248,7 @@ class Redis:
 
 
 def _check_options(timeout: float, prefix: str, max_connections: int, log_length: int) -> None:
-    if not timeout > 0:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
         raise ConfigurationError(f"timeout must be positive, got {timeout!r}; it is in seconds")
     if not prefix or set(prefix) & set("{}"):
         raise ConfigurationError(

@@ -56,7 +56,7 @@ if not is_held or mode == 'r' then
   return {0, nonce, mode == 's' and 1 or 0}
 end
 if mode == 's' or string.sub(lease, 1, 1) == 's' then
-  if redis.call('PTTL', KEYS[2]) < tonumber(life) then
+  if string.sub(lease, 1, 1) == 's' and redis.call('PTTL', KEYS[2]) < tonumber(life) then
     redis.call('PEXPIRE', KEYS[2], life)
   end
   return {0, nonce_of(lease), 1}
