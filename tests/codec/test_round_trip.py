@@ -121,9 +121,7 @@ ONE_OF_EACH = [
 ]
 
 
-@pytest.mark.parametrize(
-    "value", ONE_OF_EACH, ids=lambda value: f"{type(value).__name__} {value!r:.30}"
-)
+@pytest.mark.parametrize("value", ONE_OF_EACH, ids=lambda value: type(value).__name__)
 def test_each_type_by_hand(value: object) -> None:
     """Each supported type at its edges: alone, in a list, in a tuple, in a dataclass."""
     for nested in (value, [value], (value, 1), samples.Plain(1, value), {"deep": [(value,)]}):

@@ -290,7 +290,8 @@ class TestOfACache:
 
 def test_on_a_frozen_server(kind, redis_processes, redis_server):
     """Invalidations of a process whose Redis hangs reach the others once it does no more."""
-    cache = redis_processes.start(l2=Redis(redis_server.url, timeout=0.1))
+    store = Redis(redis_server.url, timeout=0.1)
+    cache = redis_processes.start(l2=store, blind_ttl=1)
     (peer,) = redis_processes.several(1)
     listen(cache)
     kind.do(cache, "set_many", {"a": "old", "b": "old"}, tags=["t"])

@@ -1171,7 +1171,7 @@ def test_a_forked_child_owns_nothing(with_store):
     if pid == 0:
         status = 1
         try:
-            locks.after_fork()
+            locks.after_fork(Waits())
             good = lock.lost and not lock.is_held
             try:
                 lock.release()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import random
 import struct
+import time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiercache.tiers import _redis_wire as wire
+from tiercache.tiers._redis_plans import Plans
 from tiercache.tiers.store import Kind, Message
 
 GENERATION = b"generatn"
@@ -299,3 +301,27 @@ def test_text_of_any_kind():
     """Lone surrogates, too, go out and come back."""
     for text in ("", "plain", "é漢🎈", "lone\ud800", "\0\r\n"):
         assert wire.decode(wire.encode(text)) == text
+
+
+def test_an_entry_is_judged_by_the_generation_it_was_read_with():
+    """What another thread has learnt meanwhile, from an older answer, makes nothing valid."""
+    plans = Plans("redis", wire.KeySpace("tc", "c"), "me", 1000, is_cluster=False)
+    plans.clock.learn([b"1000", b"0"], time.monotonic(), time.monotonic())
+    frame = wire.header(60, plans.clock, tagged=False) + b"old-----" + b"payload"
+    plan = plans.read(["k"], ())
+    next(plan)
+    plans._generation = b"old-----"  # an answer from before a clear, taken in late
+    with pytest.raises(StopIteration) as end:
+        plan.send([[frame, b"new-----"]])
+    assert end.value.value == [None]
+
+
+def test_an_answer_from_before_an_invalidation_teaches_nothing():
+    """It would be believed for as long as nobody reads, and its claims would wait for the dead."""
+    plans = Plans("redis", wire.KeySpace("tc", "c"), "me", 1000, is_cluster=False)
+    plan = plans.read(["k"], ())
+    next(plan)
+    plans.heed([Message(Kind.CLEAR, "other", ("",))])
+    with pytest.raises(StopIteration):
+        plan.send([[None, b"old-----"]])
+    assert plans._generation is None

@@ -378,17 +378,16 @@ class World:
         self._check_calm()
         for process in self.processes:
             if process.was_closed and process.reader is None:  # it pays once it asks L2 again
-                self.pass_time(BLIND_TTL, 7)
+                self._let_pass(BLIND_TTL)
                 self._begin(
                     self._reading(process, "get", ROWS[0]), f"{process.name}.get afterwards"
                 )
         for _ in range(PATIENCE):
             if self._unfinished():
-                self.pass_time(1.0, 7)
-                self._run_out()
+                self._let_pass(1.0)
         if self._unfinished():
             raise Violation(f"for ever: {self._unfinished()}")
-        self.pass_time(BLIND_TTL, 7)
+        self._let_pass(BLIND_TTL)
         for process in self.processes:
             self._begin(self._reading(process, "get_many", ""), f"{process.name}.get_many at last")
         self._run_out()
@@ -405,6 +404,12 @@ class World:
             twice = [row for row, times in self._loaded.items() if times > 1 and SHARED not in row]
             if twice:
                 raise Violation(f"loaded more than once: {twice}")
+
+    def _let_pass(self, seconds: float) -> None:
+        """Let time pass in which everything works."""
+        for _ in range(round(seconds)):
+            self.pass_time(1.0, 7)
+            self._run_out()
 
     def _run_out(self) -> None:
         """Run what is ready and deliver what was said until nothing moves."""

@@ -35,6 +35,7 @@ class Profile:
     freezes: bool = False  # leases that end while their holders load
     fails: bool = False  # loads
     reopens: bool = False  # buses
+    blinds: bool = False
     rows: Sequence[str] = ROWS
     reads: Sequence[str] = READS
     processes: Sequence[int] = (0, 1, 2)
@@ -52,10 +53,12 @@ PROFILES = (
     Profile("failing", fails=True),
     Profile("freezing", freezes=True, reopens=True),
     Profile("forgetful", cancels=True, options={"log_length": 3, "is_forgetful": True}),
+    Profile("blind", blinds=True, rows=(ROWS[1],), options={"log_length": 2}),
     Profile("troubled", troubles=True),
     Profile(
         "troubled and forgetful",
         troubles=True,
+        blinds=True,
         options={"log_length": 3, "is_forgetful": True},
     ),
     Profile(
@@ -65,6 +68,7 @@ PROFILES = (
         freezes=True,
         fails=True,
         reopens=True,
+        blinds=True,
         options={"sends_late": True, "is_big": False},
     ),
 )
@@ -183,9 +187,10 @@ class _Driver:
             events.append(lambda: move("cancel", rng.randrange(100)))
         if profile.troubles:
             events += [
-                lambda: move("trouble", rng.randrange(3), rng.choice(("", "", *TROUBLES))),
-                lambda: move("go_blind", rng.randrange(3)),
-            ]
+                lambda: move("trouble", rng.randrange(3), rng.choice(("", "", *TROUBLES)))
+            ] * 2
+        if profile.blinds:
+            events += [lambda: move("go_blind", rng.randrange(3))] * 2
         if profile.freezes:
             events.append(lambda: move("pass_time", rng.choice((1.0, 3.5)), rng.randrange(8)))
         if profile.fails:

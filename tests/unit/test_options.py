@@ -223,3 +223,17 @@ def test_no_keyword_is_reserved(cache: Cache) -> None:
         return entry + value + table + key + self + cls
 
     assert f(1, 2, 3) == f(1, 2, 3, key=4) == f(entry=1, value=2, table=3) == 21
+
+
+@pytest.mark.parametrize("blind_ttl", [0, -1, "soon", True, None])
+def test_blind_ttl(blind_ttl: Any) -> None:
+    """How long L1 may be served unwatched is a positive duration."""
+    with pytest.raises(ConfigurationError, match="blind_ttl"):
+        Cache("blind", blind_ttl=blind_ttl)
+
+
+@pytest.mark.parametrize("lease", [0, 1, None, "yes"])
+def test_lease(lease: Any) -> None:
+    """Whether one process loads at a time is a yes or a no."""
+    with pytest.raises(ConfigurationError, match="lease of .* must be True or False"):
+        Cache("lease").cached(lease=lease)(lambda x: x)

@@ -61,6 +61,7 @@ class EntryPlans:
         self._origin = wire.encode(origin)
         self._log_length = log_length
         self._is_cluster = is_cluster
+        self._era = 0  # advanced by every invalidation
         self._generation: bytes | None = None  # as last seen
         self._tokens: dict[str, bytes] = {}  # of tags that functions name, as last seen
 
@@ -68,18 +69,32 @@ class EntryPlans:
 
     def read(self, keys: Sequence[str], tags: Sequence[str]) -> Plan[list[Stored | None]]:
         """Read entries with the tokens that tell whether they are valid."""
-        raws, tokens = yield from self._read(keys, tags)
-        result = wire.unpack(raws, self._generation, tokens, self.clock)
+        raws, generation, tokens = yield from self._read(keys, tags)
+        result = wire.unpack(raws, generation, tokens, self.clock)
         if result.unsure:
             more = list(result.unsure)
             tokens.update(zip(more, (yield from self._fetch_tokens(more)), strict=True))
-            result = wire.unpack(raws, self._generation, tokens, self.clock)
+            result = wire.unpack(raws, generation, tokens, self.clock)
         self.foreign += result.foreign
         return result.found
 
+    def plain(self, replies: Sequence[Any]) -> Stored | None:
+        """Return the entry of a lone read, if it is a small and valid one without tags.
+
+        None says nothing: the plan will.
+        """
+        if self._is_cluster:
+            return None
+        values = replies[0]
+        if not isinstance(values, list) or len(values) != 2:
+            return None
+        raw, generation = values
+        return wire.unpack_plain(raw, generation, self.clock)
+
     def _read(
         self, keys: Sequence[str], tags: Sequence[str]
-    ) -> Plan[tuple[list[Any], dict[str, bytes | None]]]:
+    ) -> Plan[tuple[list[Any], bytes | None, dict[str, bytes | None]]]:
+        era = self._era
         if self._is_cluster:
             get = [Command(name, wire.pack(b"GET", name)) for name in map(self.keys.entry, keys)]
             replies = yield [*get, self._mget_shared(tags)]
@@ -91,16 +106,24 @@ class EntryPlans:
             (reply,) = yield [Command(None, self.keys.pack_mget(keys, tags))]
             values = self._list(reply, len(keys) + len(tags) + 1, "read")
             raws, shared = values[: len(keys)], values[len(keys) :]
-        return raws, self._learn(shared, tags)
+        return raws, _token(shared[0]), self._learn(shared, tags, era)
 
     def _mget_shared(self, tags: Sequence[str]) -> Command:
         generation = self.keys.generation
         return Command(generation, wire.pack(b"MGET", generation, *map(self.keys.token, tags)))
 
-    def _learn(self, shared: Sequence[Any], tags: Sequence[str]) -> dict[str, bytes | None]:
-        """Take in the generation and the tokens of tags that a function names."""
-        self._generation = _token(shared[0])
+    def _learn(
+        self, shared: Sequence[Any], tags: Sequence[str], era: int
+    ) -> dict[str, bytes | None]:
+        """Take in the generation and the tokens of tags that a function names.
+
+        Not where something has been invalidated since they were asked for: the answer may be from
+        before that, and would be believed for as long as nobody reads.
+        """
         tokens = {tag: _token(raw) for tag, raw in zip(tags, shared[1:], strict=True)}
+        if era != self._era:
+            return tokens
+        self._generation = _token(shared[0])
         for tag, token in tokens.items():
             if token is None:
                 self._tokens.pop(tag, None)
@@ -114,6 +137,8 @@ class EntryPlans:
     def heed(self, messages: Iterable[Message]) -> None:
         """Forget what messages say is outdated: not every claim comes after a read."""
         for kind, _, names in messages:
+            if kind in (Kind.TAGS, Kind.CLEAR):
+                self._era += 1  # before what it protects is forgotten
             if kind is Kind.TAGS:
                 for tag in names:
                     self._tokens.pop(tag, None)
@@ -122,6 +147,7 @@ class EntryPlans:
 
     def forget(self) -> None:
         """Forget all, where messages were missed."""
+        self._era += 1
         self._generation = None
         self._tokens.clear()
 
@@ -207,7 +233,6 @@ class EntryPlans:
         if reply == 0:
             return None
         generation, *tokens = self._list(reply, len(tags) + 1, "write")
-        self._generation = generation
         return generation, dict(zip(tags, tokens, strict=True))
 
     def _frame(self, item: Item | Fill, generation: bytes, tokens: Mapping[str, bytes]) -> bytes:
@@ -244,6 +269,7 @@ class EntryPlans:
             yield from self._invalidate_tags(tags[start : start + NAMES_PER_MESSAGE])
 
     def _invalidate_tags(self, tags: Sequence[str]) -> Plan[None]:
+        self._era += 1
         for tag in tags:
             self._tokens.pop(tag, None)
         run = Run(
@@ -261,6 +287,7 @@ class EntryPlans:
 
     def clear(self) -> Plan[None]:
         """Give the namespace another generation, and tell."""
+        self._era += 1
         self._generation = None
         fresh, name = secrets.token_bytes(wire.TOKEN_BYTES), self.keys.generation
         renewed = Command(name, wire.pack(b"SET", name, fresh))
@@ -323,15 +350,17 @@ class EntryPlans:
             Command(name, wire.pack(b"SET", name, secrets.token_bytes(wire.TOKEN_BYTES), b"NX"))
             for name in names
         ]
+        era = self._era
         replies = yield [*make, self._mget_shared(tags), Command(self.keys.log, self._end_request)]
         self._check(replies, "claim")
-        tokens = self._learn(self._list(replies[-2], len(names), "claim"), tags)
+        shared = self._list(replies[-2], len(names), "claim")
+        generation, tokens = _token(shared[0]), self._learn(shared, tags, era)
         end = replies[-1][0][0] if replies[-1] else (yield [self._hello])[0]
         self._refuse(end, "claim")
-        if self._generation is None or None in tokens.values():
+        if generation is None or None in tokens.values():
             raise StoreError(f"{self._label} does not keep what it is given: is its memory full?")
         known = {tag: token for tag, token in tokens.items() if token is not None}
-        return Stamp(self._generation, known, end.decode())
+        return Stamp(generation, known, end.decode())
 
     @property
     def _end_request(self) -> bytes:

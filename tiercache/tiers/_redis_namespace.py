@@ -83,10 +83,23 @@ class RedisNamespace:
         return found
 
     def _fetch(self, asks: Sequence[Ask], budget: float | None) -> list[Stored | None]:
-        return self._run("read", self.plans.read(*_merged(asks)), budget)
+        plan = self.plans.read(*_merged(asks))
+        if len(asks) > 1:
+            return self._run("read", plan, budget)
+        # A lone read is most of what happens: its usual answer is taken without the plan.
+        commands = next(plan)
+        replies = self._exchange(self._store.link(), "read", commands, budget, None)
+        stored = self.plans.plain(replies)
+        return [stored] if stored is not None else self._go_on("read", plan, replies, budget)
 
     async def _afetch(self, asks: Sequence[Ask], budget: float | None) -> list[Stored | None]:
-        return await self._arun("read", self.plans.read(*_merged(asks)), budget)
+        plan = self.plans.read(*_merged(asks))
+        if len(asks) > 1:
+            return await self._arun("read", plan, budget)
+        commands = next(plan)
+        replies = await self._aexchange(self._store.loop_link(), "read", commands, budget, None)
+        stored = self.plans.plain(replies)
+        return [stored] if stored is not None else await self._ago_on("read", plan, replies, budget)
 
     def read_many(self, keys: Sequence[str], tags: Sequence[str] = ()) -> list[Stored | None]:
         """Return the valid entry of each key; one MGET."""
@@ -277,10 +290,24 @@ class RedisNamespace:
     ) -> T:
         link = self._store.link()
         try:
-            commands = next(plan)
+            replies = self._exchange(link, operation, next(plan), budget, node)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        return self._go_on(operation, plan, replies, budget, node)
+
+    def _go_on(
+        self,
+        operation: str,
+        plan: Plan[T],
+        replies: list[Any],
+        budget: float | None = None,
+        node: Any = None,
+    ) -> T:
+        link = self._store.link()
+        try:
             while True:
-                replies = self._exchange(link, operation, commands, budget, node)
                 commands = plan.send(replies)
+                replies = self._exchange(link, operation, commands, budget, node)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
@@ -304,10 +331,24 @@ class RedisNamespace:
     ) -> T:
         link = self._store.loop_link()
         try:
-            commands = next(plan)
+            replies = await self._aexchange(link, operation, next(plan), budget, node)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        return await self._ago_on(operation, plan, replies, budget, node)
+
+    async def _ago_on(
+        self,
+        operation: str,
+        plan: Plan[T],
+        replies: list[Any],
+        budget: float | None = None,
+        node: Any = None,
+    ) -> T:
+        link = self._store.loop_link()
+        try:
             while True:
-                replies = await self._aexchange(link, operation, commands, budget, node)
                 commands = plan.send(replies)
+                replies = await self._aexchange(link, operation, commands, budget, node)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 

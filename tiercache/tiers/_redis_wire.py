@@ -228,6 +228,18 @@ def unpack(
     return Unpacked(found, foreign, unsure)
 
 
+def unpack_plain(raw: Any, generation: Any, clock: ServerClock) -> Stored | None:
+    """Return a small valid entry without tags; None if it is not that. As _unpack_one."""
+    if raw.__class__ is not bytes or not HEADER_BYTES <= len(raw) <= _SMALL_BYTES:
+        return None
+    (first,) = _DEADLINE.unpack_from(raw)
+    left = first - (PLAIN << _DEADLINE_BITS) - int(clock.now_ms())
+    if raw[8:16] != generation or not 0 < left <= _MAX_TTL_MS:
+        return None
+    stored: Stored = tuple.__new__(Stored, (raw[HEADER_BYTES:], left * 0.001, ()))
+    return stored
+
+
 def _unpack_plain(
     raws: Sequence[Any], generation: bytes | None, now: int
 ) -> list[Stored | None] | None:
