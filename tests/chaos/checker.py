@@ -9,7 +9,8 @@ What is proved, and why the bounds are what they are:
    was owed after it, else from when the process that owed it was seen to owe nothing. Its message
    is in the log by then. A process reads the log without pause, so
 
-   - while nothing ails its way to the store, it has applied the message ``UP_SECONDS`` later;
+   - while nothing ails its way to the store (no fault, and neither does its bus say that it is cut
+     off nor does it owe), it has applied the message ``UP_SECONDS`` later;
    - whatever ails, by ``blind_ttl`` after its last contact, which is before the delivery or has
      brought the message, it drops its L1 (coherence/bus.py), and what it puts there from then on
      was read or loaded after the delivery. It finds out that it is blind as a read of the log
@@ -27,8 +28,8 @@ What is proved, and why the bounds are what they are:
    renewed (a fault on the way of one of the two, a debt, a process that did not run).
 5. A value is of the key that was asked for.
 6. No exception but the database's own reaches a caller.
-7. Once all is well, every process has the present version of every key within ``HEALED_SECONDS``,
-   owes nothing, and leaves neither thread nor socket behind after ``close``.
+7. Once all is well, no read that begins ``HEALED_SECONDS`` later is stale; every process owes
+   nothing then, and leaves neither thread nor socket behind after ``close``.
 """
 
 from __future__ import annotations
@@ -177,6 +178,11 @@ class _Ground:
             if fault.loses
         )
         self._debts = {each.number: _Spans(_owing(each)) for each in played.processes}
+        unnoticed = played.blind_ttl / 4 + 2 * played.timeout  # that a cut may be, by a bus
+        self._cuts = {
+            each.number: _Spans((began - unnoticed, ended + JUST_NOW) for began, ended in each.cuts)
+            for each in played.processes
+        }
         self._lags = {each.number: _Lags(each.lags) for each in played.processes}
         self._lines = _Lags(played.lags)
 
@@ -190,7 +196,9 @@ class _Ground:
         if not process.has_l1:
             return 0.0
         lag = self.lag(process.number, moment)
-        is_up = not self._faults[process.number].meets(moment - UP_SECONDS - lag, moment)
+        ailments = (self._faults, self._debts, self._cuts)
+        since = moment - UP_SECONDS - lag
+        is_up = not any(spans[process.number].meets(since, moment) for spans in ailments)
         return (UP_SECONDS if is_up else self.blind_bound) + lag
 
     def lag(self, number: int, moment: float) -> float:

@@ -80,9 +80,10 @@ class Process:
     changes: list[Change] = field(default_factory=list)
     lags: list[Lag] = field(default_factory=list)
     debts: list[Debt] = field(default_factory=list)
+    cuts: list[tuple[float, float]] = field(default_factory=list)  # when its bus was not up
     lapses: list[float] = field(default_factory=list)  # when an update was cancelled: it is owed
     troubles: list[str] = field(default_factory=list)  # what no caller should see
-    converged: float = 0.0  # seconds after the last fault was healed; infinity: never
+    converged: float = 0.0  # seconds after the healing, when the last stale read began
     left_behind: list[str] = field(default_factory=list)  # threads, sockets, debts after close()
     stats: dict[str, int] = field(default_factory=dict)
 

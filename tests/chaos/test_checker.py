@@ -68,6 +68,17 @@ def test_other_process_while_its_line_is_down() -> None:
     assert broken(writer, late, faults=[Fault("line down", 1, 9.0, 20.0)])
 
 
+def test_other_process_whose_bus_is_not_up() -> None:
+    """A process that says it is cut off, or owes, has the longer bound, whatever the reason."""
+    writer = Process(0, changes=[change(2, 10.0)])
+    stale = [read(1, 11.0)]
+    assert broken(writer, Process(1, reads=stale))
+    assert not broken(writer, Process(1, reads=stale, cuts=[(10.9, 12.0)]))
+    assert not broken(writer, Process(1, reads=stale, debts=[Debt(10.9, True), Debt(10.95, False)]))
+    late = [read(1, 10.01 + BLIND_BOUND)]
+    assert broken(writer, Process(1, reads=late, cuts=[(9.0, 20.0)]))
+
+
 def test_owed_invalidations_count_from_their_delivery() -> None:
     """What is owed binds other processes once nothing is owed any more."""
     owed = [change(2, 10.0, delivered=False)]

@@ -173,26 +173,37 @@ class Worker:
         return threads
 
     def watch(self) -> None:
-        """Write down, until the end, when this process did not run, and when it owed something."""
-        record, debts, owed = self.record, self.cache.flow.l2.debts, False
+        """Write down when this process did not run, owed something, and heard nothing."""
+        record, flow, owed, cut_off = self.record, self.cache.flow, False, 0.0
         last = time.monotonic()
         while not self.closing.wait(WATCH_SECONDS):
-            owes, now = bool(debts), time.monotonic()
+            owes, live, now = bool(flow.l2.debts), flow.bus.is_live, time.monotonic()
             if now - last - WATCH_SECONDS > LAG_SECONDS:
                 record.lags.append(Lag(now, now - last - WATCH_SECONDS))
             if owes is not owed:
                 record.debts.append(Debt(now, owes))
                 owed = owes
+            if live and cut_off:
+                record.cuts.append((cut_off, now))
+            cut_off = 0.0 if live else cut_off or now
             last = now
+        if cut_off:
+            record.cuts.append((cut_off, time.monotonic()))
 
     def converge(self, healed: float) -> float:
-        """Return how long after the healing every key had its present value; infinity for never."""
+        """Return how long after the healing a read began that was stale; infinity: for ever."""
         deadline = time.monotonic() + 10
-        wrong = set(KEYS)
+        last_stale, wrong = healed, list(KEYS)
         while wrong and time.monotonic() < deadline:
-            wrong = {key for key in wrong if not self._is_current(key)}
+            still_wrong = []
+            for key in wrong:
+                began = time.monotonic()
+                if not self._is_current(key):
+                    last_stale = began
+                    still_wrong.append(key)
+            wrong = still_wrong
             time.sleep(0.002 if wrong else 0)
-        return inf if wrong else time.monotonic() - healed
+        return inf if wrong else last_stale - healed
 
     def _is_current(self, key: str) -> bool:
         function, number = self.function(Blocking(), key)

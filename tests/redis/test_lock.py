@@ -20,7 +20,7 @@ from tiercache.coherence import pursuit
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 0.15  # the store's
-TTL = 0.5
+TTL = 1.0
 LONG = 60.0
 
 
