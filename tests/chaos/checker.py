@@ -17,8 +17,9 @@ What is proved, and why the bounds are what they are:
      fails, which takes up to two timeouts more: of the connection, and of the reply.
 
    A process can do nothing while it does not run: what it lags is added to either bound.
-   Where a replica takes over from its master, what the master had acknowledged last is lost: of
-   changes that were delivered about that time nothing is promised, in no process.
+   Where a replica takes over from its master, what the master had acknowledged last is lost, until
+   some process finds it missing from the log, and clears the namespace. So what was delivered about
+   that time is promised, in every process, only once all of them had time to find out.
    A process without L1 that shares its reads with nobody has no bound at all: what L2 has served,
    or a load brought, is never older than what was delivered.
 3. **Versions never go back** over an invalidation: 1 and 2 hold for each read by itself, against
@@ -28,8 +29,9 @@ What is proved, and why the bounds are what they are:
    renewed (a fault on the way of one of the two, a debt, a process that did not run).
 5. A value is of the key that was asked for.
 6. No exception but the database's own reaches a caller.
-7. Once all is well, no read that begins ``HEALED_SECONDS`` later is stale; every process owes
-   nothing then, and leaves neither thread nor socket behind after ``close``.
+7. Once all is well, no read that begins ``HEALED_SECONDS`` later is stale (after a failover: once
+   all had time to find out). Every process owes nothing then, and leaves neither thread nor socket
+   behind after ``close``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 
 from tests.chaos.history import ALL, Change, Lag, Load, Process, Round
 
@@ -76,6 +78,7 @@ def check(played: Round) -> Report:
     for process in played.processes:
         _check_reads(report, ground, process)
         _check_callers(report, process)
+        _check_end(report, process, ground.healing_seconds)
     _check_loads(report, ground)
     for fault in played.faults:
         report.counts[f"faults: {fault.kind}"] += 1
@@ -86,15 +89,15 @@ def check(played: Round) -> Report:
 
 
 def _check_reads(report: Report, ground: _Ground, process: Process) -> None:
-    own = _Promises(ground.kept_changes(process.number), at=attrgetter("ended"))
+    own = _Promises(ground.changes[process.number], at=ground.holds_here_from)
     others = _Promises(
         [
             change
-            for number in ground.changes
-            for change in ground.kept_changes(number)
+            for number, changes in ground.changes.items()
+            for change in changes
             if number != process.number and not change.is_local
         ],
-        at=ground.deliveries.of,
+        at=ground.holds_everywhere_from,
     )
     report.counts["reads"] += len(process.reads)
     report.counts["invalidations"] += len(ground.changes[process.number])
@@ -177,6 +180,8 @@ class _Ground:
             for fault in played.faults
             if fault.loses
         )
+        any_loses = any(fault.loses for fault in played.faults)
+        self.healing_seconds = LOSING_SECONDS + SETTLING_SECONDS if any_loses else HEALED_SECONDS
         self._debts = {each.number: _Spans(_owing(each)) for each in played.processes}
         unnoticed = played.blind_ttl / 4 + 2 * played.timeout  # that a cut may be, by a bus
         self._cuts = {
@@ -186,10 +191,18 @@ class _Ground:
         self._lags = {each.number: _Lags(each.lags) for each in played.processes}
         self._lines = _Lags(played.lags)
 
-    def kept_changes(self, number: int) -> list[Change]:
-        """Return the changes of a process that no failover has undone."""
-        of = self.deliveries.of
-        return [each for each in self.changes[number] if not self._losses.meets(of(each), of(each))]
+    def holds_here_from(self, change: Change) -> float:
+        """Return from when on the process that made a change is promised it."""
+        return max(change.ended, self._lost_until(self.deliveries.of(change)))
+
+    def holds_everywhere_from(self, change: Change) -> float:
+        """Return from when on other processes are promised a change, but for the bound."""
+        delivered = self.deliveries.of(change)
+        return max(delivered, self._lost_until(delivered))
+
+    def _lost_until(self, delivered: float) -> float:
+        """Return until when what was delivered at some time may be lost."""
+        return self._losses.end_after(delivered) + SETTLING_SECONDS
 
     def bound(self, process: Process, moment: float) -> float:
         """Return how old news a process must know at a moment, in seconds."""
@@ -240,6 +253,12 @@ class _Spans:
         ordered = sorted(spans)
         self._begins = [begin for begin, _ in ordered]
         self._ends = list(accumulate((end for _, end in ordered), max))
+
+    def end_after(self, moment: float) -> float:
+        """Return the end of those that a moment is in; minus infinity for none."""
+        place = bisect_right(self._begins, moment)
+        end = self._ends[place - 1] if place else -inf
+        return end if end >= moment else -inf
 
     def meets(self, began: float, ended: float) -> bool:
         """Whether one of them has a moment in common with another span."""
@@ -322,9 +341,12 @@ def _check_overlaps(
 def _check_callers(report: Report, process: Process) -> None:
     for trouble in process.troubles:
         report.say("trouble reached a caller", f"{process.number} {trouble}")
-    if process.converged > HEALED_SECONDS:
+    for name, count in process.stats.items():
+        report.counts[f"counted {name}"] += count
+
+
+def _check_end(report: Report, process: Process, seconds: float) -> None:
+    if process.converged > seconds:
         report.say("not converged", f"{process.number} took {process.converged:.2f} s")
     for left in process.left_behind:
         report.say("left behind", f"{process.number}: {left}")
-    for name, count in process.stats.items():
-        report.counts[f"counted {name}"] += count

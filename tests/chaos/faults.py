@@ -98,52 +98,72 @@ class ClusterTroubles:
 
 
 class LineTroubles:
-    """What may happen to the line of a process, or to the process."""
+    """What may happen to the lines, or to the processes.
 
-    def __init__(self, proxies: Sequence[Proxy], pids: Sequence[int]) -> None:
+    Args:
+        proxies: The lines: one for each process, in order, or some that all share.
+        pids: Of the processes.
+        are_shared: Whether all share the lines.
+        is_brief: Whether nothing may last: sentinels would name another master.
+    """
+
+    def __init__(
+        self, proxies: Sequence[Proxy], pids: Sequence[int], *, are_shared: bool, is_brief: bool
+    ) -> None:
         self._proxies = proxies
         self._pids = pids
+        self._are_shared = are_shared
+        self._is_brief = is_brief
 
     def draw(self, rng: random.Random) -> Trouble:
-        victim = rng.randrange(max(len(self._proxies), len(self._pids)))
-        troubles = self._of_process(victim)
-        if victim < len(self._proxies):
-            shared = len(self._proxies) < len(self._pids)
-            troubles += self._of_line(rng, self._proxies[victim], ALL if shared else victim)
+        if rng.random() < 0.15:
+            return self._frozen(rng.randrange(len(self._pids)))
+        number = rng.randrange(len(self._proxies))
+        proxy, victim = self._proxies[number], ALL if self._are_shared else number
+        troubles = self._brief(rng, proxy, victim)
+        if not self._is_brief:
+            troubles += self._lasting(rng, proxy, victim)
         return rng.choice(troubles)
 
-    def _of_process(self, victim: int) -> list[Trouble]:
-        if victim >= len(self._pids):
-            return []
+    def _frozen(self, victim: int) -> Trouble:
         pid = self._pids[victim]
-        return [
-            Trouble(
-                "process frozen",
-                victim,
-                lambda: os.kill(pid, signal.SIGSTOP),
-                lambda: os.kill(pid, signal.SIGCONT),
-                4.0,
-            )
-        ]
+        return Trouble(
+            "process frozen",
+            victim,
+            lambda: os.kill(pid, signal.SIGSTOP),
+            lambda: os.kill(pid, signal.SIGCONT),
+            4.0,
+        )
 
-    def _of_line(self, rng: random.Random, proxy: Proxy, victim: int) -> list[Trouble]:
-        def setting(name: str, value: float) -> Callable[[], None]:
-            return lambda: setattr(proxy, name, value)
-
-        def refuse() -> None:
-            proxy.is_refusing = True
-            proxy.cut()
-
-        late = rng.choice((0.03, 0.1, 0.4))
-        pieces = rng.randrange(1, 8)
+    def _brief(self, rng: random.Random, proxy: Proxy, victim: int) -> list[Trouble]:
+        begin, end = _setting(proxy, "piece", rng.randrange(1, 8))
         return [
             Trouble("line cut", victim, proxy.cut, nothing, 0.0),
-            Trouble("line down", victim, refuse, setting("is_refusing", False), 2.0),
-            Trouble("line silent", victim, proxy.hold, proxy.release, 1.5),
-            Trouble("line slow", victim, setting("delay", late), setting("delay", 0.0), 1.0),
-            Trouble("line in pieces", victim, setting("piece", pieces), setting("piece", 0), 1.0),
             Trouble("line half closed", victim, proxy.half_close, nothing, 0.0),
+            Trouble("line in pieces", victim, begin, end, 1.0),
         ]
+
+    def _lasting(self, rng: random.Random, proxy: Proxy, victim: int) -> list[Trouble]:
+        refuse, welcome = _setting(proxy, "is_refusing", True)
+        slow_down, speed_up = _setting(proxy, "delay", rng.choice((0.03, 0.1, 0.4)))
+
+        def go_down() -> None:
+            refuse()
+            proxy.cut()
+
+        return [
+            Trouble("line down", victim, go_down, welcome, 2.0),
+            Trouble("line silent", victim, proxy.hold, proxy.release, 1.5),
+            Trouble("line slow", victim, slow_down, speed_up, 1.0),
+        ]
+
+
+def _setting(
+    proxy: Proxy, name: str, value: float
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return what gives a proxy a setting, and what takes it back."""
+    before = getattr(proxy, name)
+    return lambda: setattr(proxy, name, value), lambda: setattr(proxy, name, before)
 
 
 class Injector:

@@ -81,8 +81,6 @@ def play(plan: Plan) -> Round:
         for injector in injectors:
             injector.stop()
         _tell(workers, "stop")
-        if any(fault.loses for injector in injectors for fault in injector.faults):
-            _tell(workers[:1], "clear")  # it brought old values back, and nobody knows which
         _tell(workers, f"converge {time.monotonic()}" if plan.checks_end else "leave")
         processes = [worker.history() for worker in workers]
     faults = [fault for injector in injectors for fault in injector.faults]
@@ -106,7 +104,12 @@ def _trouble(plan: Plan, ground: Ground, workers: list[_Worker]) -> list[Injecto
     if not plan.has_faults:
         return []
     rng = random.Random(plan.seed)
-    lines = LineTroubles(ground.proxies, [worker.pid for worker in workers])
+    lines = LineTroubles(
+        ground.proxies,
+        [worker.pid for worker in workers],
+        are_shared=plan.topology != "standalone",
+        is_brief=plan.topology == "sentinel",
+    )
     return [
         Injector(source, random.Random(rng.random()), plan.calm)
         for source in (ground.source, lines)

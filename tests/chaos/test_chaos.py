@@ -39,15 +39,16 @@ def test_chaos() -> None:
     assert len(played.faults) > 3
 
 
-def broken_by(mutation: str, updates: float) -> Report:
+def broken_by(mutation: str, updates: float, seed: int) -> Report:
     """Return the report on two processes whose engine has been broken, and nothing else."""
     plan = Plan(
-        seed=1,
+        seed=seed,
         seconds=1.5,
         l1=(100, 100),
         pace=0.004,
         updates=updates,
         load=0.02,
+        timeout=2.0,
         has_faults=False,
         mutation=mutation,
         checks_end=False,
@@ -65,4 +66,5 @@ def broken_by(mutation: str, updates: float) -> Report:
 )
 def test_a_broken_engine_is_noticed(mutation: str, updates: float, promise: str) -> None:
     """An engine with one part taken out breaks the promise that the part is there for."""
-    assert broken_by(mutation, updates).counts[f"broken: {promise}"]
+    rounds = (broken_by(mutation, updates, seed) for seed in range(4))  # a busy machine does little
+    assert any(report.counts[f"broken: {promise}"] for report in rounds)

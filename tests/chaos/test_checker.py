@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from tests.chaos.checker import SETTLING_SECONDS, UP_SECONDS, check
+from tests.chaos.checker import LOSING_SECONDS, SETTLING_SECONDS, UP_SECONDS, check
 from tests.chaos.history import ALL, Change, Debt, Fault, Lag, Load, Process, Read, Round
 
 BLIND = 1.0  # blind_ttl
@@ -105,12 +105,24 @@ def test_refresh_binds_its_own_process() -> None:
 
 
 def test_failover_loses_what_was_acknowledged_last() -> None:
-    """What was delivered about the time of a failover is promised to nobody."""
+    """What was delivered about the time of a failover is promised once it can be missed."""
     lost = Fault("failed over", ALL, 9.5, 10.5, loses=True)
-    process = Process(0, reads=[read(1, 11.0)], changes=[change(2, 10.0)])
-    assert broken(process)
-    assert not broken(process, faults=[lost])
+    changes, found_out = [change(2, 10.0)], 10.5 + LOSING_SECONDS + SETTLING_SECONDS
+    early = Process(0, reads=[read(1, found_out - 0.1)], changes=changes)
+    assert broken(early)
+    assert not broken(early, faults=[lost])
+    assert broken(Process(0, reads=[read(1, found_out + 0.1)], changes=changes), faults=[lost])
+    other = Process(1, reads=[read(1, found_out - 0.1)])
+    assert not broken(Process(0, changes=changes), other, faults=[lost])
     assert broken(Process(0, reads=[read(1, 21.0)], changes=[change(2, 20.0)]), faults=[lost])
+
+
+def test_convergence_after_a_failover() -> None:
+    """Stale reads may go on for longer where something was lost, and not for ever."""
+    lost = Fault("failed over", ALL, 9.5, 10.5, loses=True)
+    assert broken(Process(0, converged=3.0))
+    assert not broken(Process(0, converged=3.0), faults=[lost])
+    assert broken(Process(0, converged=inf), faults=[lost])
 
 
 @pytest.mark.parametrize("whose", ["reader", "lines"])

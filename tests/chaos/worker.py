@@ -1,9 +1,8 @@
 """One process of the chaos test: threads and tasks that use one cache at random.
 
-Told by its parent over stdin, in lines: ``go``; ``stop``: callers end; ``clear``: the cache;
-``converge <when>``: the last fault was healed then, so all values are to be the present ones;
-``leave``. After the last two it closes the cache and writes down what it has seen. It answers each
-with a line.
+Told by its parent over stdin, in lines: ``go``; ``stop``: callers end; ``converge <when>``: the
+last fault was healed then, so all values are to be the present ones; ``leave``. After the last two
+it closes the cache and writes down what it has seen. It answers each with a line.
 """
 
 from __future__ import annotations
@@ -463,8 +462,6 @@ def main() -> None:
             worker.stopping.set()
             for thread in threads:
                 thread.join()
-        elif word == "clear":
-            worker.cache.clear()
         else:
             if word == "converge":
                 worker.record.converged = worker.converge(float(rest[0]))
