@@ -31,7 +31,9 @@ from .errors import (
 )
 from .functions import AsyncCachedFunction, CachedFunction
 from .invalidating import Invalidation
-from .plugin import Event, Load, Plugin
+from .key_template import KeyTemplate
+from .load import Load, Previous
+from .plugin import Event, Plugin
 from .spec import MISS, Miss, UncacheableValueWarning
 from .stats import CacheInfo, LoadSeconds, Stats
 from .tiers.memory import LRU
@@ -70,7 +72,9 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "RemovalCause",
     # extending it
     "Plugin",
+    "KeyTemplate",
     "Load",
+    "Previous",
     "Event",
     # what it raises and warns of
     "CacheError",

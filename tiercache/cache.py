@@ -16,6 +16,7 @@ from .coherence.lock import Locks
 from .decorators import Cached, Options, decorate
 from .errors import CacheError, ConfigurationError
 from .flow import Flow
+from .hooks import Hooks
 from .invalidating import After, CallTags, F, Keys, decorate_invalidating
 from .keys import Key
 from .lookup import BLIND_TTL
@@ -25,7 +26,6 @@ from .options import (
     copier,
     ttl_options,
 )
-from .plugin import Hooks
 from .registry import live_caches
 from .runtime import BlockingPort, run
 from .stats import Counters, Stats

@@ -15,8 +15,8 @@ from typing import Any
 from .claims import Claims
 from .entry import RememberedError, make_entry
 from .errors import ConfigurationError, EncodeError
+from .load import Load
 from .lookup import Lookup
-from .plugin import Load
 from .runtime import BoxedStop, Port
 from .singleflight import Flight, Source, loading_now, waits_for_itself
 from .spec import MISS, Spec, UncacheableValueWarning
@@ -308,7 +308,9 @@ class Flow(Lookup):
         if value is None and spec.negative_ttl is not None:
             ttl = spec.negative_ttl
         if self.hooks.ttl:
-            ttl = self.hooks.ttl_of(Load(key, spec.name, value, seconds, ttl))
+            load = Load(key, spec.name, value, seconds, ttl)
+            self.hooks.choose_ttl(load)
+            ttl = load.ttl
         if ttl is not None:
             if ttl <= 0:
                 return None

@@ -102,6 +102,7 @@ class KeyMaker:
         self.ignore = _checked_ignore(function, self.signature, ignore)
         self.tail = ""
         self.has_parts = True  # whether equal parts mean equal keys
+        self.is_template = isinstance(key, str)
         prefix = prefix or f"{function.__module__}.{function.__qualname__}"
         if key is None:
             self._build_default(prefix)
@@ -122,6 +123,22 @@ class KeyMaker:
     def uses(self, argument: str) -> bool:
         """Whether the key depends on an argument."""
         return not self.has_parts or any(p.argument == argument for p in self.fields)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What every key of this function matches; with a template, no key of another does.
+
+        But for templates that differ in the names of their fields only. A key that is made by a
+        function may be anything.
+        """
+        if not self.has_parts:
+            return re.compile("(?s:.*)")
+        if self.is_template:
+            inside = f"(?:[^{re.escape(_separators(self.fields))}]|%[0-9A-F]{{2}})*"
+        else:
+            inside = "(?s:.*)"
+        pieces = (re.escape(part.before) + inside for part in self.fields)
+        return re.compile("".join(pieces) + re.escape(self.tail))
 
     def of(self, /, *args: Any, **kwargs: Any) -> str:
         """Return the key of a call.

@@ -18,7 +18,8 @@ from .coherence.keeper import keeper
 from .coherence.lease import LEASE_SECONDS, RENEWALS, Kept, new_nonces
 from .errors import StoreError
 from .health import health_of
-from .plugin import Event, Hooks
+from .hooks import Hooks
+from .plugin import Event
 from .stats import Counters
 from .tiers.breaker import State
 from .tiers.store import Claim, Fill, Item, Kind, Lease, LeaseMode, StoreRefused

@@ -16,8 +16,9 @@ from .coherence.bus import Bus
 from .entry import Entry, RemovalCause, TaggedEntry, is_error, make_entry
 from .errors import DecodeError
 from .hearing import Hearing
+from .hooks import Hooks
 from .l2 import L2
-from .plugin import Event, Hooks
+from .plugin import Event
 from .runtime import Port
 from .singleflight import Flight, Flights, Source
 from .spec import MISS, Spec
@@ -156,9 +157,9 @@ class Lookup:
         if found is not None:
             flight.source = Source.MEMORY
             return self.hit(*found)
-        if self.hooks.admits and self.hooks.is_absent(flight.key):
+        if self.hooks.guards and (guard := self.hooks.guard_against(flight.key)) is not None:
             flight.source = Source.GUARD
-            return None
+            return guard.absent(flight.key)
         return MISS
 
     # L2

@@ -1,42 +1,31 @@
-"""The base class of plugins, and how a cache calls them.
+"""What a plugin is: a class with hooks, of which it overrides those that it needs.
 
-A cache looks once, at construction, which hooks each plugin overrides: what nobody overrides costs
-nothing. Plugins are called in the order in which they were given; ``around_load`` nests, the first
-plugin outermost.
+A cache looks once, at construction, which hooks each plugin overrides (hooks.py): what nobody
+overrides costs nothing.
+
+**Order.** Plugins are called in the order in which they were given to the cache. ``around_load``
+nests, the first plugin outermost; ``ttl`` sees what the plugins before it chose; the first guard
+that says no is the one that answers; ``stop`` runs in reverse.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigurationError
-from .stats import Counters
-
 if TYPE_CHECKING:
     from .cache import Cache
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Load:
-    """One load, as plugins see it."""
-
-    key: str
-    function: str  # qualified name
-    value: Any = None  # set once loaded
-    seconds: float = 0.0  # wall time of the load, once loaded
-    ttl: float | None = None  # seconds; None: does not expire
+    from .load import Load
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened in a cache."""
 
-    name: str  # "loaded", "load_error", "removed", "store_error", "decode_error", "encode_error"
+    #: "loaded", "load_error", "stale_served", "refresh_failed", "removed", "absent", "store_error",
+    #: "decode_error", "encode_error", "bus_gap", or a plugin's own.
+    name: str
     cache: str
     key: str
     cause: str = ""
@@ -46,23 +35,48 @@ class Event:
 class Plugin:
     """An extension of a cache. Override the hooks that you need."""
 
+    #: Roles that only one plugin of a cache may have, such as "adaptive ttl".
+    roles: tuple[str, ...] = ()
+    #: Seconds that a value stays where it is once it has gone stale, unserved, so that the load
+    #: after it sees it as ``load.previous``.
+    keeps_for: float = 0.0
+
+    # Reading
+
     def admits(self, key: str) -> bool:
-        """Whether a value may exist for a key; False answers None before any I/O."""
+        """Whether a value may exist for a key; False is answered before any I/O (a guard)."""
         return True
 
-    def ttl(self, load: Load) -> float | None:
-        """Return how long a loaded value lives, in seconds, or None to leave it as it is."""
+    def absent(self, key: str) -> Any:
+        """Return what a caller gets for a key that ``admits`` rules out, or raise an error."""
         return None
 
     async def around_load(self, load: Load, call_next: Callable[[], Awaitable[Any]]) -> Any:
         """Run a load by awaiting ``call_next()``, for blocking and asyncio callers alike.
 
-        In a blocking call nothing here may suspend but ``call_next`` itself.
+        In a blocking call (``load.is_async`` is False) nothing here may suspend but ``call_next``
+        itself. What is raised here reaches the caller like an error of the loader's, after a
+        stale value that may be served instead.
         """
         return await call_next()
 
+    def ttl(self, load: Load) -> float | None:
+        """Return how long a loaded value stays fresh, in seconds, or None to leave it as it is."""
+        return None
+
+    # Hearing
+
     def on_event(self, event: Event) -> None:
         """Hear of something that happened; quick, since the call waits for it."""
+
+    def on_write(self, keys: Sequence[str]) -> None:
+        """Hear that keys were set, deleted or expired, or will be, here or in another process.
+
+        In this process before the writer returns, whatever becomes of L2; from others as soon as
+        the bus brings it. Messages may be missed: that is the event "bus_gap".
+        """
+
+    # Life
 
     def start(self, cache: Cache) -> None:
         """Begin work for a cache, at its construction."""
@@ -70,75 +84,20 @@ class Plugin:
     def stop(self) -> None:
         """End it, when the cache is closed."""
 
-
-class Hooks:
-    """The hooks that the plugins of one cache override, in order."""
-
-    def __init__(self, plugins: Iterable[Plugin], counters: Counters) -> None:
-        self.plugins = tuple(map(_checked, plugins))
-        self._counters = counters
-        self.admits = self._overridden("admits")
-        self.ttl = self._overridden("ttl")
-        self.around_load = self._overridden("around_load")
-        self.on_event = self._overridden("on_event")
-
-    def is_absent(self, key: str) -> bool:
-        """Whether a guard rules out that the key has a value; one that fails rules out nothing."""
-        for admits in self.admits:
-            try:
-                if not admits(key):
-                    return True
-            except Exception:
-                self._failed("admits")
-        return False
-
-    def ttl_of(self, load: Load) -> float | None:
-        """Return the TTL that plugins give a loaded value, each seeing the one before."""
-        for ttl in self.ttl:
-            try:
-                chosen = ttl(load)
-            except Exception:
-                self._failed("ttl")
-            else:
-                load.ttl = load.ttl if chosen is None else chosen
-        return load.ttl
-
-    def tell(self, event: Event) -> None:
-        """Tell everyone who listens."""
-        for on_event in self.on_event:
-            try:
-                on_event(event)
-            except Exception:
-                self._failed("on_event")
-
-    def start(self, cache: Cache) -> None:
-        """Start every plugin; what one raises is a mistake of configuration and passes."""
-        for plugin in self.plugins:
-            plugin.start(cache)
-
-    def stop(self) -> None:
-        """Stop every plugin, the last first."""
-        for plugin in reversed(self.plugins):
-            try:
-                plugin.stop()
-            except Exception:
-                self._failed("stop")
-
-    def _overridden(self, hook: str) -> tuple[Callable[..., Any], ...]:
-        base = getattr(Plugin, hook)
-        return tuple(
-            getattr(plugin, hook)
-            for plugin in self.plugins
-            if getattr(type(plugin), hook) is not base
-        )
-
-    def _failed(self, hook: str) -> None:
-        self._counters.plugin_errors += 1
-        log.error("a plugin failed in %s(); the cache goes on without it", hook, exc_info=True)  # noqa: LOG014 - called in the handler
+    def measures(self) -> Mapping[str, float]:
+        """Return numbers to show, by name: exported as gauges ``tiercache.plugin.<name>``."""
+        return {}
 
 
-def _checked(plugin: object) -> Plugin:
-    if not isinstance(plugin, Plugin):
-        hint = "an instance, not the class" if isinstance(plugin, type) else "a tiercache.Plugin"
-        raise ConfigurationError(f"plugins takes {hint}, got {plugin!r}")
-    return plugin
+#: Hooks, and whether each is ``async def``.
+HOOKS: Mapping[str, bool] = {
+    "admits": False,
+    "absent": False,
+    "around_load": True,
+    "ttl": False,
+    "on_event": False,
+    "on_write": False,
+    "start": False,
+    "stop": False,
+    "measures": False,
+}

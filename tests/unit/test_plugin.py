@@ -148,4 +148,4 @@ def test_only_overridden_hooks_are_kept(make_cache: Callable[..., Cache]) -> Non
     """A plugin that overrides nothing is on no path."""
     cache = make_cache(plugins=[Plugin()])
     hooks = cache.hooks
-    assert not (hooks.admits or hooks.ttl or hooks.around_load or hooks.on_event)
+    assert not (hooks.guards or hooks.ttl or hooks.around_load or hooks.on_event)

@@ -1,0 +1,139 @@
+"""One load: what plugins see of it, and what its loader gets from ``current_load()``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import CacheError
+from .options import checked_tags, fixed_ttl
+from .spec import MISS
+from .ttl import Duration
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """What stood under a key before a load: fresh still, stale, or kept for plugins only."""
+
+    value: Any
+    age: float  # seconds since it was loaded, as far as this process knows
+    ttl: float | None  # seconds that it was fresh for; None: no expiry, or not known
+    hits: int = 0  # in this process's L1
+    state: Any = None  # what the load before left in ``Load.state``
+
+
+class Load:
+    """One load of one key.
+
+    Its loader, and plugins in ``around_load`` and ``ttl``, may change how the value will be kept.
+    """
+
+    __slots__ = (
+        "_tags",
+        "_ttl",
+        "args",
+        "cache",
+        "function",
+        "has_own_ttl",
+        "is_async",
+        "is_not_modified",
+        "is_refresh",
+        "is_skipped",
+        "key",
+        "kwargs",
+        "notes",
+        "previous",
+        "reason",
+        "seconds",
+        "stale_value",
+        "state",
+        "value",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        function: str,
+        value: Any = None,
+        seconds: float = 0.0,
+        ttl: float | None = None,
+        *,
+        cache: str = "",
+        tags: Iterable[str] = (),
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        is_async: bool = False,
+        is_refresh: bool = False,
+        stale_value: Any = MISS,
+        previous: Previous | None = None,
+    ) -> None:
+        self.key = key
+        self.function = function  # qualified name
+        self.cache = cache  # its name
+        self.args = args  # of the call
+        self.kwargs = kwargs or {}
+        self.is_async = is_async  # else nothing in around_load may suspend but call_next
+        self.is_refresh = is_refresh  # a value is being served meanwhile
+        #: The value that is served if this load fails (``stale_if_error``); MISS if there is none.
+        self.stale_value = stale_value
+        self.previous = previous
+        self.value = value  # set once loaded
+        self.seconds = seconds  # wall time of the load, once loaded
+        self.has_own_ttl = False  # whether the loader has chosen it
+        self.is_skipped = False
+        self.is_not_modified = False
+        #: A plugin's own, kept with the value, in L2 too; of None, bool, int, float, str, list,
+        #: dict. It begins as what the load before left.
+        self.state: Any = None if previous is None else previous.state
+        self.reason = ""  # why the TTL is what it is, for ``f.explain``
+        self.notes: MutableMapping[str, Any] = {}  # attributes of its span, ``tiercache.`` before
+        self._ttl = ttl
+        self._tags = list(tags)
+
+    @property
+    def ttl(self) -> float | None:
+        """How long the value will stay fresh, in seconds; None: it does not expire.
+
+        May be set to any duration; to 0 or less: the value is not kept.
+        """
+        return self._ttl
+
+    @ttl.setter
+    def ttl(self, ttl: Duration | None) -> None:
+        if isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl <= 0:
+            self._ttl = 0.0
+        else:
+            self._ttl = fixed_ttl(ttl)
+        self.has_own_ttl = True
+
+    @property
+    def tags(self) -> list[str]:
+        """Tags of the value: those of the function, and what is appended."""
+        return self._tags
+
+    @tags.setter
+    def tags(self, tags: Iterable[str]) -> None:
+        self._tags = list(checked_tags(tags))
+
+    def skip(self) -> None:
+        """Have the value returned but not stored."""
+        self.is_skipped = True
+
+    def not_modified(self) -> Any:
+        """Have the stale value kept for another TTL, and return it, for the loader to return.
+
+        Raises:
+            CacheError: If there is none.
+        """
+        if self.previous is None:
+            raise CacheError(
+                f"{self.function}: not_modified() of a load that replaces nothing; "
+                "ask current_load().stale_value first"
+            )
+        self.is_not_modified = True
+        return self.previous.value
+
+    def propose(self, ttl: float | None) -> None:
+        """Set the TTL without counting it as the loader's choice."""
+        self._ttl = ttl
