@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from .cache import Cache
 from .codec import Codec
 from .coherence.lock import Lock
+from .current import current_load
 from .default import cached, configure, default_cache
-from .entry import Freshness, RemovalCause
+from .entry import Freshness, RememberedError, RemovalCause
 from .errors import (
+    BulkheadFull,
     CacheError,
+    CircuitOpen,
     ConfigurationError,
     DecodeError,
     EncodeError,
@@ -38,6 +41,7 @@ from .spec import MISS, Miss, UncacheableValueWarning
 from .stats import CacheInfo, LoadSeconds, Stats
 from .tiers.memory import LRU
 from .tiers.store import Store, Stored
+from .ttl import Duration, seconds
 
 if TYPE_CHECKING:
     from .coherence.async_lock import AsyncLock
@@ -50,6 +54,7 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "cached",
     "configure",
     "default_cache",
+    "current_load",
     "AsyncCachedFunction",
     "CachedFunction",
     "Invalidation",
@@ -75,7 +80,10 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "KeyTemplate",
     "Load",
     "Previous",
+    "RememberedError",
     "Event",
+    "Duration",
+    "seconds",
     # what it raises and warns of
     "CacheError",
     "ConfigurationError",
@@ -87,6 +95,8 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "StoreTimeout",
     "LoadTimeout",
     "LoadErrors",
+    "CircuitOpen",
+    "BulkheadFull",
     "LockTimeout",
     "LockLost",
 ]

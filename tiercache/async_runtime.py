@@ -7,6 +7,7 @@ blocking program has no use for it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .async_waits import AsyncExpectation
 from .errors import LoadTimeout
+from .load import Load
 from .runtime import CONCURRENT_LOADS
 from .singleflight import Deck, Flight, Flights
 
@@ -79,6 +81,15 @@ class AsyncPort:
                 flights.leave(flight)
             raise
 
+    def carry(
+        self, flight: Flight, work: Callable[[], Coroutine[Any, Any, None]], *, is_refresh: bool
+    ) -> bool:
+        loop = asyncio.get_running_loop()
+        context = contextvars.Context() if is_refresh else contextvars.copy_context()
+        task = self._start(loop, work(), context)
+        flight.cancel = partial(_cancel, loop, task)
+        return True
+
     async def quiesce(self) -> None:
         """Wait for the tasks of this event loop to end."""
         loop = asyncio.get_running_loop()
@@ -86,9 +97,12 @@ class AsyncPort:
         await asyncio.gather(*mine, return_exceptions=True)
 
     def _start(
-        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Coroutine[Any, Any, None],
+        context: contextvars.Context | None = None,
     ) -> asyncio.Task[None]:
-        task = loop.create_task(work)
+        task = loop.create_task(work, context=context)
         if len(self._tasks) > MANY_TASKS:  # some may be of loops that were closed under them
             self._tasks = {each for each in self._tasks if not each.get_loop().is_closed()}
         self._tasks.add(task)
@@ -107,7 +121,7 @@ class AsyncPort:
             flight.deadline = deadline
         return loop.call_later(spec.load_seconds, _expire, flights, led, task, spec)
 
-    async def follow(self, flights: Flights, flight: Flight) -> None:
+    async def follow(self, flights: Flights, flight: Flight, seconds: float | None = None) -> None:
         loop = asyncio.get_running_loop()
         landed = loop.create_future()
         if not _join_crowd(flights, flight, loop, landed):
@@ -116,14 +130,16 @@ class AsyncPort:
         if flight.loop is not loop:  # that loop may stop running without a word
             remaining = max(0.0, flight.deadline - time.monotonic())
             overdue = loop.call_later(remaining, _give_up, flights, flight, landed)
+        soft = None if seconds is None else loop.call_later(seconds, _resolve, landed)
         try:
             await landed
         except BaseException:
             flights.leave(flight)
             raise
         finally:
-            if overdue is not None:
-                overdue.cancel()
+            for timer in (overdue, soft):
+                if timer is not None:
+                    timer.cancel()
 
     def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Awaitable[Any]:
         result: Awaitable[Any] = function(*args, **kwargs)
@@ -203,6 +219,8 @@ def _expire(
     limit = f"{spec.name}: the load took longer than {spec.load_seconds:g} s"
     for flight in led:
         flights.fail(flight, LoadTimeout(limit))
+        if isinstance(flight.load, Load):
+            flight.load.has_timed_out = True
     if task is not None:
         task.cancel()
 

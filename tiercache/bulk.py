@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from .claims import HELD
-from .entry import Entry
+from .entry import Entry, LastingEntry
 from .flow import Flow, loading
 from .runtime import CONCURRENT_LOADS, BoxedStop, Port
 from .singleflight import Flight, Source
@@ -60,19 +60,21 @@ async def read_many(
 ) -> Found:
     """Return the values of many keys; when only looking, keys without one are left out."""
     found = Found({}, {})
-    missing = _look_in_memory(flow, spec, wants, found)
+    missing = _look_in_memory(flow, port, spec, wants, found)
     if missing:
         values = await flow.look_many(port, spec, list(missing))
         for key, value in values.items():
             found.values.update({want.item: value for want in missing.pop(key)})
     if missing and spec.function is not None:
         spec.counters.misses -= len(missing)  # counted as they land
+        _serve_stale(flow, port, spec, missing, found)
+    if missing and spec.function is not None:
         await _Journey(flow, port, spec, missing, batch, found).complete()
     return found
 
 
 def _look_in_memory(
-    flow: Flow, spec: Spec, wants: Sequence[Want], found: Found
+    flow: Flow, port: Port, spec: Spec, wants: Sequence[Want], found: Found
 ) -> dict[str, list[Want]]:
     """Note what L1 has; return the rest, by key."""
     missing: dict[str, list[Want]] = {}
@@ -80,9 +82,23 @@ def _look_in_memory(
         hit = flow.fresh(want.key) if spec.function is not None else flow.usable(want.key)
         if hit is None:
             missing.setdefault(want.key, []).append(want)
-        else:
-            found.note([want], partial(_hit, flow, spec, want, *hit))
+            continue
+        if hit[0].__class__ is LastingEntry:
+            flow.attend(port, spec, hit[0], hit[1], want.args or None, {})
+        found.note([want], partial(_hit, flow, spec, want, *hit))
+    if spec.function is not None:
+        _serve_stale(flow, port, spec, missing, found)
     return missing
+
+
+def _serve_stale(
+    flow: Flow, port: Port, spec: Spec, missing: dict[str, list[Want]], found: Found
+) -> None:
+    """Note what L1 has that is stale, and need not be waited for."""
+    for key in list(missing) if spec.keep else ():
+        value = flow.serve_stale(port, spec, key, missing[key][0].args or None, {})
+        if value is not MISS:
+            found.values.update({want.item: value for want in missing.pop(key)})
 
 
 def _hit(flow: Flow, spec: Spec, want: Want, entry: Entry, value: Any) -> Any:
@@ -134,6 +150,8 @@ class _Journey:
             for key in self.missing:
                 flight, leads = flow.flights.board(key, deck, spec.flight_seconds * rounds, loop)
                 (led if leads else followed).append(flight)
+                if leads and spec.keep:
+                    flight.stale = flow.standing(key)
         return led, followed
 
     async def _follow(self, followed: list[Flight]) -> None:
@@ -164,6 +182,8 @@ class _Journey:
         if not flight.has_landed or flight.must_retry:
             return
         wants = self.missing.pop(flight.key)
+        if flight.error is not None:
+            flight = self.flow.fall_back(self.spec, flight)
         self.flow.count(self.spec, flight, leads=leads)
         self.found.note(wants, flight.result)
 
@@ -244,7 +264,10 @@ class _Journey:
         self, led: Sequence[Flight], error: BaseException, *, must_retry: bool = False
     ) -> None:
         for flight in led:
-            self.flow.flights.fail(flight, error, must_retry=must_retry)
+            if must_retry:
+                self.flow.flights.fail(flight, error, must_retry=True)
+            else:
+                self.flow.fail(flight, self.spec, error)
 
     def _land_at_once(self, flight: Flight) -> bool:
         try:
@@ -306,20 +329,20 @@ class _Journey:
         fills: list[Fill] = []
         for flight, value in zip(flights, values, strict=True):
             try:
-                life = flow.judge(spec, flight.key, value, seconds)
+                life = None if flight.has_landed else flow.judge(spec, flight, value, seconds)
             except Exception as error:
-                flow.flights.fail(flight, error)
+                flow.fail(flight, spec, error)
                 continue
             if life is None:
                 continue
-            kept.append((flight, value, *life))
-            fill = flow.encode_for_store(spec, flight, value, *life)
+            kept.append((flight, value, life))
+            fill = flow.encode_for_store(spec, flight, value, life)
             if fill is not None:
                 fills.append(fill)
         refused = await self._fill_store(flights, fills)
-        for flight, value, ttl, tags in kept:
+        for flight, value, life in kept:
             if flight.key not in refused:
-                flow.put(flight, value, ttl, tags)
+                flow.put(flight, spec, value, life)
         for flight, value in zip(flights, values, strict=True):
             flow.flights.land(flight, value)
 

@@ -22,6 +22,7 @@ from .keys import Key
 from .lookup import BLIND_TTL
 from .naming import Names
 from .options import (
+    Staleness,
     Tags,
     copier,
     ttl_options,
@@ -48,6 +49,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 DEFAULT_L1_ENTRIES = 10_000
+CLOSING_SECONDS = 5.0
 _NEW_L1: Any = LRU(1)  # stands for "an LRU of this cache's own" as a default
 
 
@@ -60,12 +62,18 @@ class Cache(CacheAside):
         l2: ``Redis(url)``, ``SQLite(path)`` or another store; None for no L2.
         ttl: How long values stay fresh; None for no expiry; or a function of the value.
         jitter: Share of the TTL by which it is shortened at random, in [0, 1).
+        stale_while_revalidate: How long past its TTL a value is served at once while it is loaded
+            again behind; 0: not at all.
+        stale_if_error: How long past its TTL a value is served if its load fails; 0: not at all.
+        refresh_ahead: Share of the TTL, such as 0.8, after which a read is served at once and
+            has the value loaded again behind; or "xfetch": that moment is drawn, earlier the
+            longer loads take; None: not at all.
         negative_ttl: TTL of a None; by default as any other value.
         load_timeout: How long a load may hold its key.
         blind_ttl: How long values in L1 may be served while other processes' changes cannot be
             heard of, since L2 is out of reach.
         copy: Hand out deep copies from L1, or what this function makes of the value.
-        plugins: Extensions, called in this order.
+        plugins: Extensions, called in this order; or names of installed ones.
         codec: What makes bytes of values for L2.
         clock: What gives the time in seconds, never going back; ``time.monotonic`` for expiry
             exact to the microsecond, by default exact to some 20 ms.
@@ -82,11 +90,14 @@ class Cache(CacheAside):
         l2: Store | None = None,
         ttl: TTL = 300,
         jitter: float = 0.05,
+        stale_while_revalidate: Duration = 0,
+        stale_if_error: Duration = 0,
+        refresh_ahead: float | str | None = None,
         negative_ttl: Duration | None = None,
         load_timeout: Duration = 30,
         blind_ttl: Duration = BLIND_TTL,
         copy: bool | Callable[[Any], Any] = False,
-        plugins: Iterable[Plugin] = (),
+        plugins: Iterable[Plugin | str] = (),
         codec: Codec | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -96,6 +107,9 @@ class Cache(CacheAside):
         self.ttl_options = ttl_options(ttl)
         self._ttl = ttl
         self.jitter = check_jitter(jitter)
+        self.staleness = Staleness().with_options(
+            stale_while_revalidate, stale_if_error, refresh_ahead
+        )
         self.negative_ttl = optional_seconds(negative_ttl, name="negative_ttl")
         self.load_timeout = seconds(load_timeout, name="load_timeout")
         self.blind_ttl = _checked_blind_ttl(blind_ttl)
@@ -128,9 +142,15 @@ class Cache(CacheAside):
             self.blind_ttl,
         )
         self.flow.on_outdated = self._drop_tagged_shortcuts
+        self.flow.keeps_stale = self._keeps_stale()
         self._writing = Writing(self.flow)
         self._locks = self._make_locks()
         self.prepare_specs()
+
+    def _keeps_stale(self) -> bool:
+        staleness = self.staleness
+        kept = max(staleness.stale_if_error, staleness.stale_while_revalidate, self.hooks.keeps_for)
+        return kept > 0 or any(function.spec.keep > 0 for function in self.functions())
 
     def _make_locks(self) -> Locks:
         flow = self.flow
@@ -168,7 +188,11 @@ class Cache(CacheAside):
         negative_ttl: Duration | None = None,
         negative_errors: type[Exception] | Collection[type[Exception]] = (),
         ignore: Collection[str] = (),
+        stale_while_revalidate: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        refresh_ahead: float | str | bool | None = None,
         timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
         lease: bool = True,
         batch: Callable[..., Any] | None = None,
     ) -> Decorator: ...
@@ -185,8 +209,13 @@ class Cache(CacheAside):
             negative_ttl: TTL of a None, and of ``negative_errors``.
             negative_errors: Exceptions to remember and raise afresh each time, in this process.
             ignore: Arguments that are no part of the default key, such as ``("self",)``.
+            stale_while_revalidate: As of the cache, whose is the default; 0: not at all.
+            stale_if_error: Likewise.
+            refresh_ahead: Likewise; False: not at all.
             timeout: How long a load may take; then LoadTimeout. A blocking function with a
                 timeout runs on a thread of the cache instead of its caller's.
+            soft_timeout: How long a load may take where a stale value is kept: then that is
+                served, and the load goes on behind.
             lease: Whether one process in the cluster loads at a time, the others waiting for it;
                 False: each loads for itself.
             batch: For ``many``: loads a list of items (or ``*items``) at once, and returns a
@@ -234,6 +263,8 @@ class Cache(CacheAside):
 
     def register(self, cached: Cached) -> None:
         """Take up a decorated function; what it counts goes into the counts of the cache."""
+        if cached.spec.keep:
+            self.flow.keeps_stale = True
         with self._registering:
             self._functions.add(cached)
             self._function_counters.append(cached.counters)
@@ -280,6 +311,23 @@ class Cache(CacheAside):
         """
         return self._locks.alock(name, ttl=ttl, wait=wait, required=required)
 
+    # For plugins
+
+    @property
+    def hears_peers(self) -> bool:
+        """Whether changes made in other processes are heard of now, or there can be none."""
+        bus = self.flow.bus
+        return bus is None or (bus.is_open and bus.is_live and not bus.is_blind)
+
+    def listen(self) -> bool:
+        """Begin to hear of changes in other processes, if that has not begun; say if they are."""
+        run(self.flow.listen(self.blocking))
+        return self.hears_peers
+
+    def emit(self, name: str, key: str = "", *, cause: str = "", seconds: float = 0.0) -> None:
+        """Tell the plugins that something happened: see ``Event``."""
+        self.flow.tell(name, key, cause=cause, seconds=seconds)
+
     # Life
 
     def stats(self) -> Stats:
@@ -297,6 +345,7 @@ class Cache(CacheAside):
             load_errors=counters.load_errors,
             joined=counters.joined,
             absent=counters.absent,
+            stale_served=counters.stale_served,
             load_seconds=self.flow.load_times.snapshot(),
             evictions={} if memory is None else memory.removals,
             entries=0 if memory is None else len(memory),
@@ -305,14 +354,19 @@ class Cache(CacheAside):
             decode_errors=counters.decode_errors,
             encode_errors=counters.encode_errors,
             plugin_errors=counters.plugin_errors,
+            refresh_errors=counters.refresh_errors,
             bus_gaps=counters.bus_gaps,
             l2_state="" if self.flow.l2 is None else self.flow.l2.breaker.state.value,
             owed=0 if self.flow.l2 is None else len(self.flow.l2.debts),
         )
 
     def close(self) -> None:
-        """Stop plugins and release connections, threads and tasks. Safe to call twice."""
+        """Stop plugins and release connections, threads and tasks. Safe to call twice.
+
+        Loads that run behind their callers are waited for, for CLOSING_SECONDS at most.
+        """
         self._stop()
+        self._say_what_runs_on(self.blocking.quiesce(CLOSING_SECONDS))
         self._locks.close()
         if self.flow.l2 is not None:
             self._say_what_is_owed(run(self.flow.l2.farewell(self.blocking)))
@@ -323,11 +377,26 @@ class Cache(CacheAside):
         """Do what ``close`` does, awaited."""
         self._stop()
         await self.asyncio.quiesce()
+        await self._quiesce_threads()
         await self._locks.aclose()
         if self.flow.l2 is not None:
             self._say_what_is_owed(await self.flow.l2.farewell(self.asyncio))
         if self.store is not None:
             await self.store.aclose()
+
+    async def _quiesce_threads(self) -> None:
+        if self.blocking.is_busy:
+            from asyncio import to_thread
+
+            self._say_what_runs_on(await to_thread(self.blocking.quiesce, CLOSING_SECONDS))
+
+    def _say_what_runs_on(self, count: int) -> None:
+        if count:
+            log.warning(
+                "cache %r was closed while %d loads of blocking functions went on; what they "
+                "bring is not kept",
+                *(self.name, count),
+            )
 
     def _say_what_is_owed(self, count: int) -> None:
         if count:
@@ -372,6 +441,7 @@ class Cache(CacheAside):
             "ttl": self._ttl,
             "jitter": self.jitter,
             "negative_ttl": self.negative_ttl,
+            "staleness": self.staleness,
             "codec": type(self.codec).__name__,
         }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .bulk import Found, Want, read_many
 from .errors import ConfigurationError, LoadErrors, UncacheableArguments
-from .options import Tags, checked_tags, same_kind, tag_options, takes_many, ttl_options
+from .options import Staleness, Tags, checked_tags, same_kind, tag_options, takes_many, ttl_options
 from .runtime import run
 from .spec import MISS, Spec
 from .ttl import TTL
@@ -34,6 +34,7 @@ class CacheAside:
     counters: Counters
     copy: Callable[[Any], Any] | None
     ttl_options: dict[str, Any]
+    staleness: Staleness
     negative_ttl: float | None
     load_timeout: float
     _writing: Writing
@@ -112,10 +113,13 @@ class CacheAside:
             tags: Tags of the value, or a function of it.
         """
         same_kind(loader, wants_async=False, where="get_or_load()")
-        value = self._nearby(key)
+        value = self._nearby_at_rest(key)
         if value is MISS:
             spec = self._spec(ttl, tags, self._load)
-            value = run(self.flow.read(self.blocking, spec, key, (loader, key))).result()
+            flow, port, args = self.flow, self.blocking, (loader, key)
+            value, _ = flow.nearby(port, spec, key, args, {})
+            if value is MISS:
+                value = run(flow.read(port, spec, key, args)).result()
         return cast(T, self._handed_out(value))
 
     async def aget_or_load(
@@ -123,11 +127,13 @@ class CacheAside:
     ) -> T:
         """Do what ``get_or_load`` does, awaited, with a loader that is awaited."""
         same_kind(loader, wants_async=True, where="aget_or_load()")
-        value = self._nearby(key)
+        value = self._nearby_at_rest(key)
         if value is MISS:
             spec = self._spec(ttl, tags, self._aload)
-            flight = await self.flow.read(self.asyncio, spec, key, (loader, key))
-            value = flight.result()
+            flow, aport, args = self.flow, self.asyncio, (loader, key)
+            value, _ = flow.nearby(aport, spec, key, args, {})
+            if value is MISS:
+                value = (await flow.read(aport, spec, key, args)).result()
         return cast(T, self._handed_out(value))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -263,6 +269,13 @@ class CacheAside:
             return MISS
         return self.flow.hit(*found)
 
+    def _nearby_at_rest(self, key: str) -> Any:
+        """Return what L1 has for a key and need not be thought about, or MISS."""
+        found = self.flow.usable(_checked_key(key))
+        if found is None or found[0].fresh_until <= self.flow.time():
+            return MISS
+        return self.flow.hit(*found)
+
     def _nearby_many(self, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """Return what L1 has, by key, and the keys of the rest."""
         unique = list(dict.fromkeys(_checked_keys(keys)))
@@ -315,6 +328,7 @@ class CacheAside:
             tags_last=False,
             function=function,
             negative_ttl=self.negative_ttl,
+            **self.staleness.as_options(),
         )
 
 

@@ -27,16 +27,21 @@ LEAST_WAIT = 0.005  # seconds before a lease that has just ended is asked for ag
 
 #: Puts what L2 holds in L1 for a flight and returns its value, or MISS.
 Promote = Callable[[Flight, Spec, Stored, Source], Any]
+#: Does the same where it is newer than what the flight is to replace.
+PromoteNewer = Callable[[Flight, Spec, Stored], Any]
 
 
 class Claims:
     """How the flights of one cache come by their leases."""
 
-    def __init__(self, l2: L2, bus: Bus, waits: Waits, promote: Promote) -> None:
+    def __init__(
+        self, l2: L2, bus: Bus, waits: Waits, promote: Promote, promote_newer: PromoteNewer
+    ) -> None:
         self._l2 = l2
         self._bus = bus
         self._waits = waits
         self._promote = promote
+        self._promote_newer = promote_newer
 
     async def bring(self, port: Port, flight: Flight, spec: Spec) -> Any:
         """Take the lease of a flight's key; or wait for who has it, and return the value.
@@ -46,7 +51,9 @@ class Claims:
         if any(_is_own(outer, flight) for outer in loading_now.get()):
             return MISS  # this very call is what its holder waits for
         began = time.monotonic()
-        anew, news, expectation = flight.replaces, None, None
+        # A stale value that stands in L2 is no answer.
+        is_stale_there = flight.stale is not None and flight.source is Source.STORE
+        anew, news, expectation = flight.replaces or is_stale_there, None, None
         try:
             while True:
                 ((value, claim),) = await self.ask(port, [flight], spec, anew=anew)
@@ -69,6 +76,22 @@ class Claims:
         finally:
             if expectation is not None:
                 self._waits.remove(flight.key, expectation)
+
+    async def renew(self, port: Port, flight: Flight, spec: Spec) -> tuple[Any, float]:
+        """Try for the lease of a refresh.
+
+        Return MISS to load; or a newer value that has come meanwhile; or HELD, and how many
+        seconds another may have it.
+        """
+        ((value, claim),) = await self.ask(port, [flight], spec, anew=True)
+        if value is HELD:
+            return HELD, max(claim.held_for or 0.0, LEAST_WAIT)
+        if flight.lease is not None:
+            # Nobody else fills it while this lease lasts: what stands there now is the newest.
+            stored = await self._l2.read(port, flight.key, spec.tags)
+            if stored is not None:
+                value = self._promote_newer(flight, spec, stored)
+        return value, 0.0
 
     async def ask(
         self, port: Port, flights: Sequence[Flight], spec: Spec, *, anew: bool

@@ -17,6 +17,7 @@ from .hit import Shortcuts, make_wrapper
 from .keys import Key, KeyMaker
 from .options import (
     Tags,
+    check_soft_timeout,
     checked_function,
     error_classes,
     is_async,
@@ -33,6 +34,7 @@ from .ttl import TTL, Duration, optional_seconds
 if TYPE_CHECKING:
     from .cache import Cache
     from .entry import Entry
+    from .runtime import Port
     from .singleflight import Flight
 
 _FIRST_OF_METHODS = ("self", "cls", "mcs")
@@ -49,7 +51,11 @@ class Options:
     negative_ttl: Duration | None = None
     negative_errors: Any = ()
     ignore: Collection[str] = ()
+    stale_while_revalidate: Duration | None = None
+    stale_if_error: Duration | None = None
+    refresh_ahead: float | str | bool | None = None
     timeout: Duration | None = None
+    soft_timeout: Duration | None = None
     lease: bool = True
     batch: Callable[..., Any] | None = None
 
@@ -116,6 +122,7 @@ class Cached(ABC):
             load_errors=counters.load_errors,
             joined=counters.joined,
             absent=counters.absent,
+            stale_served=counters.stale_served,
             load_seconds=counters.load_times.snapshot(),
         )
 
@@ -164,14 +171,11 @@ class Cached(ABC):
         fields = self.maker.fields
         return fields[0].before if fields else self.maker.tail
 
-    def _found_nearby(self, args: Any, kwargs: Any, key: str) -> Any:
-        """Serve the slow path's hit in L1, or return MISS."""
-        flow = self.cache.flow
-        found = flow.fresh(key)
-        if found is None:
-            return MISS
-        value = flow.hit(*found)
-        self._count_hit(self._parts(args, kwargs), found[0])
+    def _found_nearby(self, port: Port, args: Any, kwargs: Any, key: str) -> Any:
+        """Serve the slow path's hit in L1, or a stale value of it, or return MISS."""
+        value, entry = self.cache.flow.nearby(port, self.spec, key, args, kwargs)
+        if entry is not None:
+            self._count_hit(self._parts(args, kwargs), entry)
         return value
 
     def _count_bulk_hit(self, args: tuple[Any, ...], entry: Any) -> None:
@@ -209,6 +213,14 @@ class Cached(ABC):
                 same_kind(chosen, wants_async=False, where=f"{option} of {name}")
         if timeout is not None:
             timeout = min(timeout, cache.load_timeout)
+        staleness = cache.staleness.with_options(
+            options.stale_while_revalidate,
+            options.stale_if_error,
+            options.refresh_ahead,
+            f" of {name}",
+        )
+        soft = optional_seconds(options.soft_timeout, name=f"soft_timeout of {name}")
+        check_soft_timeout(soft, timeout or cache.load_timeout, staleness, name)
         return Spec(
             name=name,
             counters=self.counters,
@@ -222,6 +234,8 @@ class Cached(ABC):
             negative_ttl=negative,
             negative_errors=errors,
             timeout=timeout,
+            soft_timeout=soft,
+            **staleness.as_options(),
             lease=_checked_lease(options.lease, name),
             on_hit=self._count_bulk_hit,
         )
@@ -263,7 +277,9 @@ class BlockingCached(Cached):
     def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         key = self.maker.of(*args, **kwargs)
         flow = self.cache.flow
-        value = MISS if flow.memory is None else self._found_nearby(args, kwargs, key)
+        value = MISS
+        if flow.memory is not None:
+            value = self._found_nearby(self.cache.blocking, args, kwargs, key)
         if value is MISS:
             flight = run(flow.read(self.cache.blocking, self.spec, key, args, kwargs))
             value = flight.value if flight.error is None else flight.result()
@@ -318,7 +334,9 @@ class AsyncCached(Cached):
     async def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         key = self.maker.of(*args, **kwargs)
         flow = self.cache.flow
-        value = MISS if flow.memory is None else self._found_nearby(args, kwargs, key)
+        value = MISS
+        if flow.memory is not None:
+            value = self._found_nearby(self.cache.asyncio, args, kwargs, key)
         if value is MISS:
             flight = await flow.read(self.cache.asyncio, self.spec, key, args, kwargs)
             value = flight.value if flight.error is None else flight.result()

@@ -41,6 +41,21 @@ class LoadTimeout(CacheError, TimeoutError):
     """A load took longer than ``timeout`` or ``load_timeout``."""
 
 
+class CircuitOpen(CacheError):
+    """A breaker keeps loads off a function that has been failing.
+
+    ``retry_after`` is in how many seconds, at the latest, a load will be let through to try; >= 0.
+    """
+
+    def __init__(self, message: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BulkheadFull(CacheError):
+    """As many loads as are allowed run, and as many as are allowed wait."""
+
+
 class LockTimeout(CacheError, TimeoutError):
     """A lock could not be had in time: somebody holds it, or the store does not answer."""
 

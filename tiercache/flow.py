@@ -10,22 +10,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from time import perf_counter
 from types import CoroutineType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .claims import Claims
-from .entry import RememberedError, make_entry
-from .errors import ConfigurationError, EncodeError
-from .load import Load
-from .lookup import Lookup
+from .claims import HELD, Claims
+from .current import load_of
+from .entry import Life, RememberedError, Standing, entry_of
+from .errors import CacheError, ConfigurationError, EncodeError
+from .load import Load, Previous
+from .refreshing import Refreshing
 from .runtime import BoxedStop, Port
 from .singleflight import Flight, Source, loading_now, waits_for_itself
 from .spec import MISS, Spec, UncacheableValueWarning
 from .tiers.memory import Removed
 from .tiers.store import Fill, Kind
-from .ttl import jittered
 
-#: How a value is kept: its TTL in seconds, None for no expiry, and its tags.
-Life = tuple[float | None, tuple[str, ...]]
+if TYPE_CHECKING:
+    from .coherence.bus import Bus
+    from .l2 import L2
 
 
 class loading:  # noqa: N801 - reads as a statement: `with loading(flights):`
@@ -43,20 +44,23 @@ class loading:  # noqa: N801 - reads as a statement: `with loading(flights):`
         loading_now.reset(self._token)
 
 
-class Flow(Lookup):
+class Flow(Refreshing):
     """The read path of one cache behind its L1."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.claims: Claims | None = None
         if self.l2 is not None and self.bus is not None:
-            self.claims = Claims(self.l2, self.bus, self.waits, self.promote)
+            self.claims = self._make_claims(self.l2, self.bus)
+
+    def _make_claims(self, l2: L2, bus: Bus) -> Claims:
+        return Claims(l2, bus, self.waits, self.promote, self.promote_newer)
 
     def after_fork(self) -> None:
         """Forget the parent's flights and waits in a forked child."""
         super().after_fork()
         if self.l2 is not None and self.bus is not None:
-            self.claims = Claims(self.l2, self.bus, self.waits, self.promote)
+            self.claims = self._make_claims(self.l2, self.bus)
 
     # Flights
 
@@ -75,24 +79,38 @@ class Flow(Lookup):
                         self.flights.fail(flight, error)
                     raise
             elif not loading_now.get() and not waits_for_itself(flight):
-                await self._wait_for(port, flight)
-            elif not await self.follow(port, flight):
+                await self._wait_for(port, flight, self._patience(spec, flight))
+            elif not await self.follow(port, flight, self._patience(spec, flight)):
                 return await self.run_directly(port, flight, spec, args, kwargs or {})
-            if flight.has_landed and not flight.must_retry:
-                self.count(spec, flight, leads=leads)
-                return flight
+            landed = self._landed(spec, flight)
+            if landed is not None:
+                self.count(spec, landed, leads=leads)
+                return landed
+
+    def _patience(self, spec: Spec, flight: Flight) -> float | None:
+        """Return how long to wait for a flight where there is a stale value to go on with."""
+        if spec.soft_timeout is None or self.servable(spec, flight) is None:
+            return None
+        return spec.soft_timeout
+
+    def _landed(self, spec: Spec, flight: Flight) -> Flight | None:
+        """Return a flight that brought an answer, if a stale one; None: try again."""
+        if flight.has_landed and not flight.must_retry:
+            return flight if flight.error is None else self.fall_back(spec, flight)
+        if spec.soft_timeout is None or (found := self.servable(spec, flight)) is None:
+            return None
+        if not flight.has_landed:
+            self.flights.leave(flight)
+        return self.stale_flight(flight, found)
 
     async def _lead(self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any) -> None:
         """Bring a flight what is there already, else load."""
         try:
             value = self.look_nearby(flight)
             if value is MISS and self.l2 is not None:
-                await self.listen(port)
-                if spec.uses_store:
-                    stored, has_answered = await self.l2.try_to_read(port, flight.key, spec.tags)
-                    flight.skips_store = not has_answered
-                    if stored is not None:
-                        value = self.promote(flight, spec, stored)
+                value = await self._look_in_store(port, flight, spec, args, kwargs)
+            if value is MISS and spec.keep and flight.stale is None:
+                flight.stale = self.standing(flight.key)
         except Exception as error:
             self.flights.fail(flight, error)
             return
@@ -102,11 +120,66 @@ class Flow(Lookup):
         if value is not MISS:
             self.flights.land(flight, value)
             return
+        if (
+            spec.soft_timeout is not None
+            and flight.stale is not None
+            and await self._lead_behind(port, flight, spec, args, kwargs)
+        ):
+            return
         fly = self.fly(port, flight, spec, args, kwargs)
         if port.leads_inline:
             await fly
         else:
             await port.lead(self.flights, flight, fly, spec)
+
+    async def _look_in_store(
+        self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
+    ) -> Any:
+        """Return what L2 holds, if it may be served, or MISS."""
+        assert self.l2 is not None
+        await self.listen(port)
+        if not spec.uses_store:
+            return MISS
+        stored, has_answered = await self.l2.try_to_read(port, flight.key, spec.tags)
+        flight.skips_store = not has_answered
+        if stored is None:
+            return MISS
+        value = self.promote(flight, spec, stored)
+        found = flight.stale
+        if value is not MISS or found is None:
+            return value
+        flight.source = Source.STORE  # so far
+        if spec.keep and self._serves_stale_first(port, flight, spec, found, args, kwargs):
+            return found.value
+        return MISS
+
+    def _serves_stale_first(
+        self, port: Port, flight: Flight, spec: Spec, found: Standing, args: Any, kwargs: Any
+    ) -> bool:
+        """Whether a stale value of L2 is served at once; its refresh takes this flight's place."""
+        with self.flights.lock:
+            is_current = self.flights.is_current(flight)
+            self.flights.detach_flight(flight)
+            if is_current and self.need_not_wait(port, spec, flight.key, found, args, kwargs):
+                flight.source = Source.STALE
+                return True
+            if is_current:
+                self.flights.attach(flight)
+        return False
+
+    async def _lead_behind(
+        self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
+    ) -> bool:
+        """Have a flight carried beside its caller, who waits for so long; False: no room."""
+        with self.flights.lock:
+            flight.passengers += 1  # that one goes on whoever leaves
+        work = partial(self.fly, port, flight, spec, args, kwargs)
+        if not port.carry(flight, work, is_refresh=False):
+            with self.flights.lock:
+                flight.passengers -= 1
+            return False
+        await port.follow(self.flights, flight, spec.soft_timeout)
+        return True
 
     async def refresh(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Flight:
         """Load a key again, whatever the tiers hold; return the landed flight.
@@ -120,26 +193,32 @@ class Flow(Lookup):
                 self.flights.detach(key)
                 flight, _ = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
             flight.replaces = True
+            flight.stale = self.standing(key)
             fly = self.fly(port, flight, spec, args, kwargs)
             await port.lead(self.flights, flight, fly, spec)
             if flight.has_landed and not flight.must_retry:
                 return flight
 
-    async def follow(self, port: Port, flight: Flight) -> bool:
+    async def follow(self, port: Port, flight: Flight, seconds: float | None = None) -> bool:
         """Wait for a flight; False where that would be for ever, with the flight left."""
         mine = [outer for outer in loading_now.get() if not outer.has_landed]
         if waits_for_itself(flight) or self.flights.would_deadlock(flight, mine):
             self.flights.leave(flight)
             return False
         try:
-            await self._wait_for(port, flight)
+            await self._wait_for(port, flight, seconds)
         finally:
             self.flights.stop_waiting(flight, mine)
         return True
 
-    async def _wait_for(self, port: Port, flight: Flight) -> None:
-        await port.follow(self.flights, flight)
-        if not flight.has_landed and flight.lease is not None and self.claims is not None:
+    async def _wait_for(self, port: Port, flight: Flight, seconds: float | None) -> None:
+        await port.follow(self.flights, flight, seconds)
+        if (
+            seconds is None
+            and not flight.has_landed
+            and flight.lease is not None
+            and self.claims is not None
+        ):
             # Overdue, and detached: its successor must not wait for the lease that it left.
             await self.claims.give_up(port, [flight], Kind.LANDED)
 
@@ -164,30 +243,49 @@ class Flow(Lookup):
         try:
             value: Any = MISS
             if self.claims is not None and spec.uses_store and not flight.skips_store:
-                value = await self.claims.bring(port, flight, spec)
+                value = await self._bring(port, flight, spec, self.claims)
             if value is MISS:
                 value = await self._load(port, flight, spec, args, kwargs)
         except BoxedStop as box:
-            self.flights.fail(flight, box.error)
+            self.fail(flight, spec, box.error)
         except Exception as error:
-            self.flights.fail(flight, error)
+            self.fail(flight, spec, error)
         except BaseException as error:
             end = None if isinstance(error, GeneratorExit) else Kind.LANDED
             self.flights.fail(flight, error, must_retry=port.ends_the_leader_only(error))
             raise
         else:
-            self.flights.land(flight, value)
+            if value is HELD:
+                self.flights.fail(flight, CacheError("loaded elsewhere"), must_retry=True)
+            else:
+                self.flights.land(flight, value)
         finally:
             if flight.lease is not None and self.claims is not None:
                 await self.claims.give_up(port, [flight], end)
 
+    def fail(self, flight: Flight, spec: Spec, error: BaseException) -> None:
+        """Land a flight with a load's error."""
+        self.flights.fail(flight, error)
+        if flight.stale is not None:
+            self.note_failure(flight, spec)
+
+    async def _bring(self, port: Port, flight: Flight, spec: Spec, claims: Claims) -> Any:
+        """Return what another process brings; MISS to load; HELD: it refreshes the value."""
+        if not flight.renews:
+            return await claims.bring(port, flight, spec)
+        value, seconds = await claims.renew(port, flight, spec)
+        if value is HELD:
+            self.put_off(flight, seconds)
+        return value
+
     # Loading
 
-    async def _load(  # noqa: C901 - a helper would be one more frame in every recursion
+    async def _load(  # a helper would be one more frame in every recursion
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> Any:
         flight.source = Source.LOAD
         flight.tags = spec.tags if spec.tags_of is None else None
+        flight.load = partial(self.describe, spec, args, kwargs, not port.leads_inline)
         token = loading_now.set((flight, *loading_now.get()))
         limit = port.limit(self.flights, (flight,), spec)
         started = perf_counter()
@@ -214,23 +312,33 @@ class Flow(Lookup):
         self.record_load(spec, seconds)
         if self.hooks.on_event:
             self.tell("loaded", flight.key, seconds=seconds)
-        life = self.judge(spec, flight.key, value, seconds)
+        if isinstance(flight.load, Load):
+            value = flight.load.outcome(value)
+        await self._keep(port, spec, flight, value, seconds)
+        return value
+
+    async def _keep(
+        self, port: Port, spec: Spec, flight: Flight, value: Any, seconds: float
+    ) -> None:
+        """Store a loaded value in both tiers, unless it is not to be, or comes too late."""
+        life = None if flight.has_landed else self.judge(spec, flight, value, seconds)
+        if self.pauses:
+            self.pauses.end(flight.key)
         in_store: bool | None = None
         if life is not None:
             in_store = await self._fill_store(port, spec, flight, value, life)
         # Refused: the key was invalidated meanwhile, or given to another.
         life = None if in_store is False else life
         if flight.replaces and not in_store:
-            await self._withdraw(port, flight, value, life)
+            await self._withdraw(port, flight, spec, value, life)
         elif life is not None:
-            self.put(flight, value, *life)
-        return value
+            self.put(flight, spec, value, life)
 
     async def _fill_store(
         self, port: Port, spec: Spec, flight: Flight, value: Any, life: Life
     ) -> bool | None:
         """Write a loaded value to L2; False: it was refused; None: it is not there."""
-        fill = self.encode_for_store(spec, flight, value, *life)
+        fill = self.encode_for_store(spec, flight, value, life)
         if fill is None or self.l2 is None:
             return None
         taken = await self.l2.fill(port, [fill])
@@ -238,15 +346,16 @@ class Flow(Lookup):
         flight.stop_renewing()
         return None if taken is None else taken[0]
 
-    async def _withdraw(self, port: Port, flight: Flight, value: Any, life: Life | None) -> None:
+    async def _withdraw(
+        self, port: Port, flight: Flight, spec: Spec, value: Any, life: Life | None
+    ) -> None:
         """Remove what a refresh has found outdated and could not replace in L2.
 
         A write like any other. L1 keeps the new value, where it has a life.
         """
         memory, flights = self.memory, self.flights
         removed: list[Removed] = []
-        ttl, tags = life or (None, ())
-        entry = make_entry(flight.key, value, 0.0, tags, flight.era)
+        entry = entry_of(flight.key, value, life or Life(None), flight.era)
         weight = 0.0 if memory is None else memory.weigh(entry)
 
         def settle(key: str, alone: bool) -> None:
@@ -255,7 +364,7 @@ class Flow(Lookup):
             if life is None or not alone or not is_current:
                 removed.extend(memory.displace(key))
                 return
-            entry.fresh_until = self.deadline(ttl)
+            self.schedule(entry, life, spec)
             removed.extend(memory.place(entry, weight))
 
         with flights.lock:
@@ -272,7 +381,7 @@ class Flow(Lookup):
     async def _call_around(
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> Any:
-        load = Load(flight.key, spec.name)
+        load = load_of(flight)
         call_next: Callable[[], Awaitable[Any]] = partial(
             port.call, spec.function, args, kwargs, spec.timeout
         )
@@ -288,7 +397,7 @@ class Flow(Lookup):
         self.tell("load_error", flight.key, cause=type(error).__name__, seconds=seconds)
         if spec.negative_errors and isinstance(error, spec.negative_errors):
             # Errors have no bytes: they are remembered in this process only.
-            self.put(flight, RememberedError(error), spec.negative_ttl, spec.tags)
+            self.put(flight, spec, RememberedError(error), Life(spec.negative_ttl, spec.tags))
 
     def record_load(self, spec: Spec, seconds: float) -> None:
         """Count a load that took this long."""
@@ -296,41 +405,63 @@ class Flow(Lookup):
         spec.counters.load_times.record(seconds)
         self.load_times.record(seconds)
 
-    def judge(self, spec: Spec, key: str, value: Any, seconds: float) -> Life | None:
+    def judge(self, spec: Spec, flight: Flight, value: Any, seconds: float) -> Life | None:
         """Return how a loaded value is to be kept, or None if it is not to be stored."""
+        load = flight.load
+        if not isinstance(load, Load):
+            load = self.describe(spec, (), None, False, flight) if self.hooks.ttl else None
+        if load is not None and load.is_skipped:
+            return None
         if spec.when is not None and not spec.when(value):
             return None
-        return self.life(spec, key, value, seconds)
+        return self.lives.of(spec, flight.key, value, seconds, load)
 
-    def life(self, spec: Spec, key: str, value: Any, seconds: float = 0.0) -> Life | None:
-        """Return the TTL and the tags of a value, or None where its TTL is nothing."""
-        ttl = spec.ttl if spec.ttl_of is None else spec.ttl_of(value)
-        if value is None and spec.negative_ttl is not None:
-            ttl = spec.negative_ttl
-        if self.hooks.ttl:
-            load = Load(key, spec.name, value, seconds, ttl)
-            self.hooks.choose_ttl(load)
-            ttl = load.ttl
-        if ttl is not None:
-            if ttl <= 0:
-                return None
-            ttl = jittered(ttl, self.jitter)
-        return ttl, spec.tags if spec.tags_of is None else spec.tags_of(value)
+    def describe(
+        self,
+        spec: Spec,
+        args: Any,
+        kwargs: Any,
+        is_async: bool,
+        flight: Flight,
+    ) -> Load:
+        """Return a flight's load as its loader and plugins see it."""
+        found, previous, stale_value = flight.stale, None, MISS
+        if found is None:
+            found = self.standing(flight.key)
+        if found is not None:
+            record = found.record
+            ttl, state = (None, None) if record is None else (record.ttl, record.state)
+            previous = Previous(found.value, self.age(found), ttl, found.hits, state)
+            if self.time() < found.stale_at + spec.keep:
+                stale_value = found.value
+        return Load(
+            *(flight.key, spec.name),
+            ttl=spec.ttl,
+            cache=self.name,
+            tags=spec.tags,
+            args=args,
+            kwargs=kwargs,
+            is_async=is_async,
+            is_refresh=flight.renews,
+            stale_value=stale_value,
+            previous=previous,
+        )
 
-    def encode_for_store(
-        self, spec: Spec, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]
-    ) -> Fill | None:
+    def encode_for_store(self, spec: Spec, flight: Flight, value: Any, life: Life) -> Fill | None:
         """Return what to write to L2 for a flight that has a lease; None for nothing."""
         lease = flight.lease  # a follower that gives the flight up takes it
-        payload = None if lease is None else self.encode(spec, flight.key, value)
+        payload = None if lease is None else self.encode(spec, flight.key, value, life)
         if lease is None or payload is None:
             return None
-        return Fill(flight.key, lease, payload, ttl, tags, flight.replaces)
+        tells_peers = flight.replaces or flight.renews
+        return Fill(flight.key, lease, payload, life.ends_after, life.tags, tells_peers)
 
-    def encode(self, spec: Spec, key: str, value: Any) -> bytes | None:
+    def encode(self, spec: Spec, key: str, value: Any, life: Life) -> bytes | None:
         """Return the bytes of a value, or None where it has none, which is said once."""
         try:
-            return self.codec.encode(key, value, schema=spec.schema)
+            return self.codec.encode(
+                key, value, schema=spec.schema, stale_for=life.keep, record=life.record
+            )
         except EncodeError as error:
             spec.counters.encode_errors += 1
             self.tell("encode_error", key)
@@ -352,6 +483,9 @@ class Flow(Lookup):
             spec.counters.hits_l2 += 1
         elif source is Source.GUARD:
             spec.counters.absent += 1
+        elif source is Source.STALE:
+            if flight.stale is not None:
+                self.note_stale(spec, flight.key, flight.stale)
         elif not leads and self.memory is not None:
             entry = self.memory.get(flight.key)
             if entry is not None:

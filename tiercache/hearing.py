@@ -29,10 +29,14 @@ class Hearing:
         if flow is None:
             return
         memory, removed = flow.memory, []
-        cause = RemovalCause.EXPIRED if kind is Kind.EXPIRE else RemovalCause.INVALIDATED
+        if flow.hooks.on_write:
+            flow.hooks.tell_of_write(keys)
         with flow.flights.lock:
             flow.flights.hear(keys)
-            if memory is not None:
+            if memory is not None and kind is Kind.EXPIRE:
+                removed = [gone for key in keys for gone in flow.make_stale(key)]
+            elif memory is not None:
+                cause = RemovalCause.INVALIDATED
                 removed = [gone for key in keys for gone in memory.displace(key, cause)]
         if memory is not None and removed:
             memory.bury(removed)

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from .clock import Clock, PreciseClock
-from .entry import DEAD, Entry, TaggedEntry, is_error
+from .entry import DEAD, Entry, is_error
 from .keys import KeyMaker
 from .tiers.memory import LRU
 
@@ -51,7 +51,7 @@ class Shortcuts:
         arguments: tuple[Any, ...] | None,
         entry: Entry,
         memory: LRU,
-        is_outdated: Callable[[TaggedEntry], bool],
+        is_outdated: Callable[[Entry], bool],
     ) -> None:
         """Count a hit that the slow path served, and make a shortcut for the next.
 
@@ -68,15 +68,13 @@ class Shortcuts:
                 # goes for the invalidation of a tag.
                 if memory.table.get(entry.key) is not entry:
                     return
-                if entry.__class__ is TaggedEntry:
+                if entry.tags:
                     if is_outdated(entry):
                         return
                     self._note_tags(entry.tags)
                 self._install(arguments, entry)
                 # Once more: a signal handler, or a finalizer, may have cleared in between.
-                if memory.table.get(entry.key) is not entry or (
-                    entry.__class__ is TaggedEntry and is_outdated(entry)
-                ):
+                if memory.table.get(entry.key) is not entry or (entry.tags and is_outdated(entry)):
                     self._drop(arguments)
 
     def reset_tagged(self, tags: Collection[str]) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+from .logs import trace_of
 from .plugin import HOOKS, Event, Plugin
 from .stats import Counters
 
@@ -113,7 +115,11 @@ class Hooks:
 
     def _failed(self, hook: str) -> None:
         self._counters.plugin_errors += 1
-        log.error("a plugin failed in %s(); the cache goes on without it", hook, exc_info=True)  # noqa: LOG014 - called in the handler
+        error = sys.exception()
+        assert error is not None  # called in the handler
+        log.error(
+            "a plugin failed in %s(); the cache goes on without it: %s", hook, trace_of(error)
+        )
 
 
 def _overrides(plugin: Plugin, hook: str) -> bool:
@@ -159,7 +165,7 @@ def _own_names(kind: type) -> Iterator[str]:
 
 def _check_name(plugin: Plugin, name: str) -> None:
     """Raise if a method looks like a hook that there is not: it would never be called."""
-    alike = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.8)
+    alike = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.82)
     if alike or name.startswith(("on_", "around_")):
         hint = f"did you mean {alike[0]}" if alike else f"there are {', '.join(HOOKS)}"
         raise ConfigurationError(

@@ -94,6 +94,10 @@ class L2:
         """Remove keys from L2; what cannot be removed now is owed."""
         return await self._tell(port, Kind.DELETE, keys, "delete", keys, kind) or 0
 
+    async def expire(self, port: Port, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Have entries live for at most so many seconds more; what is not taken is owed a DELETE."""
+        return await self._tell(port, Kind.DELETE, keys, "expire", keys, seconds) or 0
+
     async def invalidate_tags(self, port: Port, tags: Sequence[str]) -> None:
         """Invalidate tags in L2; what cannot be now is owed."""
         await self._tell(port, Kind.TAGS, tags, "invalidate_tags", tags)

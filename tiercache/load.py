@@ -36,6 +36,7 @@ class Load:
         "cache",
         "function",
         "has_own_ttl",
+        "has_timed_out",
         "is_async",
         "is_not_modified",
         "is_refresh",
@@ -81,6 +82,7 @@ class Load:
         self.value = value  # set once loaded
         self.seconds = seconds  # wall time of the load, once loaded
         self.has_own_ttl = False  # whether the loader has chosen it
+        self.has_timed_out = False  # why an asyncio load that took too long is cancelled
         self.is_skipped = False
         self.is_not_modified = False
         #: A plugin's own, kept with the value, in L2 too; of None, bool, int, float, str, list,
@@ -133,6 +135,12 @@ class Load:
             )
         self.is_not_modified = True
         return self.previous.value
+
+    def outcome(self, returned: Any) -> Any:
+        """Return the value of a load that returned something: the old one where that is kept."""
+        if self.is_not_modified and self.previous is not None:
+            return self.previous.value
+        return returned
 
     def propose(self, ttl: float | None) -> None:
         """Set the TTL without counting it as the loader's choice."""

@@ -13,11 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from .clock import Clock, CoarseClock
 from .coherence.bus import Bus
-from .entry import Entry, RemovalCause, TaggedEntry, is_error, make_entry
+from .entry import (
+    Entry,
+    Freshness,
+    LastingEntry,
+    Life,
+    RemovalCause,
+    Standing,
+    entry_of,
+    freshness,
+    is_error,
+    standing,
+)
 from .errors import DecodeError
 from .hearing import Hearing
 from .hooks import Hooks
 from .l2 import L2
+from .lives import Lives, refresh_point
 from .plugin import Event
 from .runtime import Port
 from .singleflight import Flight, Flights, Source
@@ -28,13 +40,15 @@ from .waits import Waits
 
 if TYPE_CHECKING:
     from .codec import Codec
-    from .tiers.memory import LRU
+    from .tiers.memory import LRU, Removed
     from .tiers.store import Store, Stored
 
 log = logging.getLogger(__name__)
 
 BLIND_TTL = 5.0  # seconds
 UNWATCHED_JITTER = 0.3  # of that: what is loaded in an outage is not loaded again all at once
+NEWER_SECONDS = 0.05  # by which two values in L2 differ at least
+_NO_LIFE = Life(0.0)
 FEW_ENTRIES = 1000  # in L1, that may be looked through whenever a tag is invalidated
 
 
@@ -61,9 +75,12 @@ class Lookup:
         self.hooks = hooks
         self.counters = counters
         self.time = time.monotonic if isinstance(clock, CoarseClock) else clock
+        self.lives = Lives(hooks, jitter)
         self.load_times = LoadTimes()  # of all functions together
         self.flights = Flights(self.name)
         self.waits = Waits()
+        self.any_spec = Spec(name, counters, 0.0)  # of a value of whatever function
+        self.keeps_stale = False  # whether some function's values are kept past their TTL
         self.on_outdated: Callable[[Sequence[str]], None] | None = None  # tags were invalidated
         self.l2: L2 | None = None
         self.bus: Bus | None = None
@@ -129,13 +146,26 @@ class Lookup:
         if self.clock.now == inf:
             self.clock.awaken()
         value = entry.value  # before its deadline is looked at: a removal takes it after
-        if entry.fresh_until <= self.time():
+        state = freshness(entry, self.time())
+        if state is Freshness.EXPIRED:
             memory.discard(entry, RemovalCause.EXPIRED)
             return None
-        if entry.__class__ is TaggedEntry and self.flights.is_outdated(entry):
+        if entry.tags and self.flights.is_outdated(entry):
             memory.discard(entry, RemovalCause.INVALIDATED)
             return None
-        return entry, value
+        return (entry, value) if state is Freshness.FRESH else None
+
+    def standing(self, key: str) -> Standing | None:
+        """Return what stands in L1 under a key, fresh or stale, and may be served at all."""
+        memory = self.memory
+        if memory is None or (entry := memory.table.get(key)) is None:
+            return None
+        found = standing(entry)
+        if freshness(entry, self.time()) is Freshness.EXPIRED or is_error(found.value):
+            return None
+        if entry.tags and self.flights.is_outdated(entry):
+            return None
+        return found
 
     def usable(self, key: str) -> tuple[Entry, Any] | None:
         """Return what ``fresh`` does; to those who only look, a remembered error is nothing."""
@@ -202,11 +232,15 @@ class Lookup:
         for key, stored in zip(keys, found, strict=True):
             if stored is None:
                 continue
-            value, remaining, tags = self.readable(spec, key, stored)
-            if value is not MISS:
+            value, life = self.readable(spec, key, stored)
+            if value is MISS:
+                continue
+            if not life.is_stale:
                 values[key] = value
-                if self.memory is not None:
-                    entries.append(make_entry(key, value, self.deadline(remaining), tags, era))
+            if self.memory is not None:
+                entry = entry_of(key, value, life, era)
+                self.schedule(entry, life, spec)
+                entries.append(entry)
         if entries:
             self._put_found(era, entries)
         spec.counters.hits_l2 += len(values)
@@ -234,47 +268,76 @@ class Lookup:
         if self.l2 is None or not spec.uses_store:
             return MISS
         stored = await self.l2.read(port, key, spec.tags)
-        return MISS if stored is None else self.readable(spec, key, stored)[0]
+        if stored is None:
+            return MISS
+        value, life = self.readable(spec, key, stored)
+        return MISS if life.is_stale else value
 
     def promote(
         self, flight: Flight, spec: Spec, stored: Stored, source: Source = Source.STORE
     ) -> Any:
-        """Return the value that L2 holds and put it in L1 for its remaining life, or MISS."""
-        value, remaining, tags = self.readable(spec, flight.key, stored)
-        if value is not MISS:
-            flight.source = source
-            self.put(flight, value, remaining, tags)
+        """Return the fresh value that L2 holds and put it in L1 for its remaining life, or MISS.
+
+        A stale one is noted on the flight, and kept.
+        """
+        value, life = self.readable(spec, flight.key, stored)
+        if value is MISS:
+            return MISS
+        self.put(flight, spec, value, life)
+        if life.is_stale:
+            stale_at = self.time() + (life.ttl or 0.0)
+            flight.stale = Standing(value, stale_at, stale_at + life.keep, life.record)
+            return MISS
+        flight.source = source
         return value
 
-    def readable(
-        self, spec: Spec, key: str, stored: Stored
-    ) -> tuple[Any, float | None, tuple[str, ...]]:
-        """Return a stored value, its remaining fresh life and its tags; MISS if it has none."""
+    def promote_newer(self, flight: Flight, spec: Spec, stored: Stored) -> Any:
+        """Do so where it will be fresh for longer than what the flight is to replace, or MISS."""
+        value, life = self.readable(spec, flight.key, stored)
+        if value is MISS or life.ttl is None or flight.stale is None:
+            return MISS
+        left = flight.stale.stale_at - self.time()
+        if life.ttl <= max(0.0, left) + NEWER_SECONDS:
+            return MISS
+        flight.source = Source.PEER
+        self.put(flight, spec, value, life)
+        return value
+
+    def readable(self, spec: Spec, key: str, stored: Stored) -> tuple[Any, Life]:
+        """Return a stored value and its remaining life; MISS if it has none."""
         payload, remaining, tags = stored
         try:
-            value, stale_for, _ = self.codec.decode(key, payload, schema=spec.schema)
-        except DecodeError as error:
+            value, stale_for, _, record = self.codec.decode(key, payload, schema=spec.schema)
+        except DecodeError:  # whose text may name keys and values
             spec.counters.decode_errors += 1
-            log.debug("a payload is not readable and counts as a miss: %s", error)
+            log.debug("%s: a payload is not readable and counts as a miss", spec.name)
             self.tell("decode_error", key)
-            return MISS, None, ()
+            return MISS, _NO_LIFE
         if remaining is not None:
-            remaining -= stale_for
             if remaining <= 0:
-                return MISS, None, ()
-        return value, remaining, tags
+                return MISS, _NO_LIFE
+            remaining -= stale_for
+            if remaining <= 0 and not stale_for:
+                return MISS, _NO_LIFE
+        return value, Life(remaining, tags, stale_for, record)
 
     # Keeping in L1
 
-    def put(self, flight: Flight, value: Any, ttl: float | None, tags: tuple[str, ...]) -> None:
-        """Put a value in L1, unless the key was invalidated since the flight began."""
+    def make_stale(self, key: str) -> list[Removed]:
+        """Have the value of a key in L1 be stale; return it where it is not to be kept."""
         memory = self.memory
+        if memory is None or memory.make_stale(key, self.time()):
+            return []
+        return memory.displace(key, RemovalCause.EXPIRED)
+
+    def put(self, flight: Flight, spec: Spec, value: Any, life: Life) -> None:
+        """Put a value in L1, unless the key was invalidated since the flight began."""
+        memory, key = self.memory, flight.key
         if memory is None:
             return
-        key = flight.key
-        deadline = self.deadline(ttl)
         # One whose tag was invalidated since the flight began is outdated as soon as it is there.
-        entry = make_entry(key, value, deadline, tags, flight.era)
+        entry = entry_of(key, value, life, flight.era)
+        self.schedule(entry, life, spec)
         weight = memory.weigh(entry)
         with self.flights.lock:
             is_current = self.flights.is_current(flight)
@@ -287,15 +350,22 @@ class Lookup:
         if removed:
             memory.bury(removed)
 
-    def deadline(self, ttl: float | None) -> float:
-        """Return when a value that lives for ``ttl`` seconds from now ends, by the clock.
+    def schedule(self, entry: Entry, life: Life, spec: Spec) -> None:
+        """Set the times of an entry whose life begins now.
 
         Unwatched, none lives longer than blind_ttl.
         """
         bus = self.bus
-        if bus is not None and bus.keeps_short and (ttl is None or ttl > bus.blind_ttl):
-            ttl = jittered(bus.blind_ttl, UNWATCHED_JITTER)
-        return inf if ttl is None else self.time() + ttl
+        now, ttl, longest = self.time(), life.ttl, inf
+        if bus is not None and bus.keeps_short:
+            longest = jittered(bus.blind_ttl, UNWATCHED_JITTER)
+        stale_at = now + (longest if ttl is None else min(ttl, longest))
+        if entry.__class__ is LastingEntry:
+            entry.stale_at = stale_at
+            entry.kept_until = min(stale_at + life.keep, now + longest)
+            entry.fresh_until = refresh_point(spec, stale_at, life.record)
+        else:
+            entry.fresh_until = stale_at
 
     def tell(self, name: str, key: str, *, cause: str = "", seconds: float = 0.0) -> None:
         """Tell the plugins of an event, where one listens."""

@@ -7,6 +7,8 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from .errors import ConfigurationError
@@ -41,6 +43,83 @@ def ttl_options(ttl: TTL) -> dict[str, Any]:
         return fixed_ttl(chosen)
 
     return {"ttl_of": ttl_of}
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """What may be done with values past their TTL, and shortly before its end."""
+
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = 0.0
+    refresh_ahead: float | None = None
+    is_xfetch: bool = False
+
+    def with_options(
+        self,
+        stale_while_revalidate: Duration | None,
+        stale_if_error: Duration | None,
+        refresh_ahead: float | str | bool | None,
+        where: str = "",
+    ) -> Staleness:
+        """Return these with others in their place; None: as they are; 0 and False: off.
+
+        Raises:
+            ConfigurationError: If one is no duration, or no share between 0 and 1.
+        """
+        chosen: dict[str, Any] = {}
+        if stale_while_revalidate is not None:
+            name = f"stale_while_revalidate{where}"
+            chosen["stale_while_revalidate"] = seconds_or_none_at_all(stale_while_revalidate, name)
+        if stale_if_error is not None:
+            name = f"stale_if_error{where}"
+            chosen["stale_if_error"] = seconds_or_none_at_all(stale_if_error, name)
+        if refresh_ahead is not None:
+            chosen |= _refresh_ahead(refresh_ahead, where)
+        return replace(self, **chosen)
+
+    def as_options(self) -> dict[str, Any]:
+        """Return the fields of a Spec."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def check_soft_timeout(
+    soft_timeout: float | None, timeout: float, staleness: Staleness, name: str
+) -> None:
+    """Raise ConfigurationError if a soft timeout can never have an effect."""
+    if soft_timeout is None:
+        return
+    if not (staleness.stale_if_error or staleness.stale_while_revalidate):
+        raise ConfigurationError(
+            f"soft_timeout of {name} serves a stale value, and none is kept; "
+            "give stale_if_error (or stale_while_revalidate), too"
+        )
+    if soft_timeout >= timeout:
+        raise ConfigurationError(
+            f"soft_timeout of {name} must be less than its timeout ({timeout:g} s), "
+            f"got {soft_timeout:g} s"
+        )
+
+
+def seconds_or_none_at_all(duration: Duration, name: str) -> float:
+    """Return a duration in seconds that may be 0, for "not at all"."""
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    if isinstance(duration, int | float) and not isinstance(duration, bool) and duration == 0:
+        return 0.0
+    return seconds(duration, name=name)
+
+
+def _refresh_ahead(chosen: float | str | bool, where: str) -> dict[str, Any]:
+    if chosen is False:
+        return {"refresh_ahead": None, "is_xfetch": False}
+    if chosen == "xfetch":
+        return {"refresh_ahead": None, "is_xfetch": True}
+    if isinstance(chosen, bool) or not isinstance(chosen, int | float) or not 0 < chosen < 1:
+        raise ConfigurationError(
+            f'refresh_ahead{where} must be a share of the ttl between 0 and 1, or "xfetch", '
+            f"got {chosen!r}; 0.8 refreshes in the last fifth"
+        )
+    return {"refresh_ahead": float(chosen), "is_xfetch": False}
 
 
 def tag_options(tags: Tags) -> dict[str, Any]:

@@ -8,6 +8,7 @@ start to end in one step, which is what ``run`` gives it.
 from __future__ import annotations
 
 import contextvars
+import math
 import sys
 import threading
 import time
@@ -56,6 +57,10 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return None if module is None else module._get_running_loop()  # noqa: SLF001 - does not raise
 
 
+def _nothing() -> None:
+    """End nothing."""
+
+
 class Port(Protocol):
     """The operations that differ between blocking and asyncio callers."""
 
@@ -87,14 +92,23 @@ class Port(Protocol):
         """Carry flights until all have landed; if this caller goes, it leaves the others too."""
         ...
 
+    def carry(
+        self, flight: Flight, work: Callable[[], Coroutine[Any, Any, None]], *, is_refresh: bool
+    ) -> bool:
+        """Carry a flight beside this caller, who need not wait for it; False: there is no room.
+
+        A refresh has an empty context: it is no part of whatever its caller is doing.
+        """
+        ...
+
     def limit(
         self, flights: Flights, led: Sequence[Flight], spec: Spec
     ) -> asyncio.TimerHandle | None:
         """Begin the time that a load of flights may take; what is returned ends it early."""
         ...
 
-    async def follow(self, flights: Flights, flight: Flight) -> None:
-        """Wait until a flight has landed, or is overdue and detached."""
+    async def follow(self, flights: Flights, flight: Flight, seconds: float | None = None) -> None:
+        """Wait until a flight has landed, or is overdue and detached; or so many seconds."""
         ...
 
     def call(self, function: Any, args: Any, kwargs: Any, timeout: float | None) -> Awaitable[Any]:
@@ -126,6 +140,7 @@ class BlockingPort:
 
     def __init__(self) -> None:
         self._slots = threading.BoundedSemaphore(THREADS)
+        self._threads: set[threading.Thread] = set()  # running; changed in single steps
 
     def ends_the_leader_only(self, error: BaseException) -> bool:
         return isinstance(error, KeyboardInterrupt | GeneratorExit)
@@ -148,6 +163,30 @@ class BlockingPort:
     ) -> None:
         await carry
 
+    def carry(
+        self, flight: Flight, work: Callable[[], Coroutine[Any, Any, None]], *, is_refresh: bool
+    ) -> bool:
+        def body() -> None:
+            flight.thread = threading.get_ident()
+            run(work())
+
+        context = contextvars.Context() if is_refresh else contextvars.copy_context()
+        flight.cancel = _nothing  # it goes on, but for nobody
+        return self._start(body, context=context) is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether threads of this port run."""
+        return bool(self._threads)
+
+    def quiesce(self, seconds: float) -> int:
+        """Wait for the threads of this port to end; return how many have not."""
+        until = time.monotonic() + seconds
+        for thread in list(self._threads):
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+        return sum(thread.is_alive() for thread in list(self._threads))
+
     def limit(self, flights: Flights, led: Sequence[Flight], spec: Spec) -> None:
         # With a timeout the leader itself raises LoadTimeout, for all; followers give up later.
         grace = 0.0 if spec.timeout is None else FILL_SECONDS
@@ -155,17 +194,24 @@ class BlockingPort:
         for flight in led:
             flight.deadline = deadline
 
-    async def follow(self, flights: Flights, flight: Flight) -> None:
+    async def follow(self, flights: Flights, flight: Flight, seconds: float | None = None) -> None:
         gate = threading.Lock()
         gate.acquire()
         if not flights.on_landing(flight, gate.release):
             return
+        until = math.inf if seconds is None else time.monotonic() + seconds
         try:
-            while not gate.acquire(timeout=max(0.0, flight.deadline - time.monotonic())):
-                if flight.deadline <= time.monotonic():  # the load may have begun meanwhile
+            while True:
+                timeout = max(0.0, min(until, flight.deadline) - time.monotonic())
+                if gate.acquire(timeout=timeout):
+                    return
+                now = time.monotonic()
+                if flight.deadline <= now:  # the load may have begun meanwhile
                     # The leader runs in its own caller's thread and cannot be stopped. It is
                     # left behind: the next caller to board starts anew.
                     flights.detach_flight(flight)
+                    return
+                if until <= now:
                     return
         finally:
             flights.forget(flight, gate.release)
@@ -222,24 +268,37 @@ class BlockingPort:
             raise error
         return value
 
-    def _start(self, work: Callable[[], object], *, wait: float = 0.0) -> threading.Thread | None:
-        """Run work on a thread of its own, in a copy of this context.
+    def _start(
+        self,
+        work: Callable[[], object],
+        *,
+        wait: float = 0.0,
+        context: contextvars.Context | None = None,
+    ) -> threading.Thread | None:
+        """Run work on a thread of its own, in a context, by default a copy of this one.
 
-        None if all threads stay busy for ``wait`` seconds.
+        None if all threads stay busy for ``wait`` seconds, or there is none to be had.
         """
         if not self._slots.acquire(timeout=wait):
             return None
-        context = contextvars.copy_context()
+        where = contextvars.copy_context() if context is None else context
 
         def body() -> None:
             try:
-                context.run(work)
+                where.run(work)
             finally:
+                self._threads.discard(thread)
                 self._slots.release()
 
         # A daemon: a load that hangs does not keep the process from ending.
         thread = threading.Thread(target=body, name="tiercache-load", daemon=True)
-        thread.start()
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # the process is ending, or has too many
+            self._threads.discard(thread)
+            self._slots.release()
+            return None
         return thread
 
     async def ask(self, namespace: Namespace, operation: str, *args: Any, **options: Any) -> Any:

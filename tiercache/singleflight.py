@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from .coherence.lease import Kept
-    from .entry import TaggedEntry
+    from .entry import Entry, Standing
+    from .load import Load
     from .tiers.store import Lease
 
 CHANGED_KEYS = 4096  # whose last change is remembered, for reads without a flight
@@ -62,6 +63,7 @@ class Source(IntEnum):
     LOAD = 2
     GUARD = 3
     PEER = 4  # another process's load, which this one waited for
+    STALE = 5  # a value past its TTL
 
 
 class Flight:
@@ -80,12 +82,15 @@ class Flight:
         "kept",
         "key",
         "lease",
+        "load",
         "loop",
         "must_retry",
         "passengers",
+        "renews",
         "replaces",
         "skips_store",
         "source",
+        "stale",
         "tags",
         "thread",
         "traceback",
@@ -113,7 +118,11 @@ class Flight:
         # Futures of followers, by their event loop; guarded by Flights.lock
         self.crowds: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
         self.cancel: Callable[[], None] | None = None  # ends its task
-        self.replaces = False  # a refresh: what it brings takes an older value's place
+        self.replaces = False  # what it brings takes an outdated value's place: f.refresh()
+        self.renews = False  # a refresh behind a value that is being served
+        self.stale: Standing | None = None  # what stood there when it began
+        # The load as its loader sees it, or what makes it when it is first asked for.
+        self.load: Load | Callable[[Flight], Load] | None = None
         self.skips_store = False  # it has seen L2 fail, and does not wait for it again
         self.era = era  # in which it began
         self.tags: tuple[str, ...] | None = None  # of its value; None: they may be any
@@ -251,7 +260,7 @@ class Flights:
         """Whether a key has not changed since an era, and nobody is changing it."""
         return self._changed.of(key) <= era and key not in self._fences and not self._closed_fences
 
-    def is_outdated(self, entry: TaggedEntry) -> bool:
+    def is_outdated(self, entry: Entry) -> bool:
         """Whether a tag of an entry was invalidated after the era it was born in."""
         of, born = self._tags.of, entry.born
         return any(of(tag) > born for tag in entry.tags)
@@ -266,6 +275,10 @@ class Flights:
         with self.lock:
             if self._decks[flight.deck].get(flight.key) is flight:
                 del self._decks[flight.deck][flight.key]
+
+    def attach(self, flight: Flight) -> None:
+        """Take back ``detach_flight``, under the lock that was held since."""
+        self._decks[flight.deck].setdefault(flight.key, flight)
 
     def fence(self, keys: Iterable[str]) -> None:
         """Begin a write of keys."""

@@ -54,9 +54,16 @@ class Spec:
     negative_ttl: float | None = None
     negative_errors: tuple[type[Exception], ...] = ()
     timeout: float | None = None
+    soft_timeout: float | None = None  # then a stale value is served and the load goes on behind
+    stale_while_revalidate: float = 0.0  # seconds after the TTL
+    stale_if_error: float = 0.0  # seconds after the TTL
+    refresh_ahead: float | None = None  # share of the TTL after which a read refreshes; or
+    is_xfetch: bool = False  # when to do so is drawn, by the time that loads take
     on_hit: Callable[[tuple[Any, ...], Entry], None] | None = None  # of a batch, in L1
     has_warned: bool = False
     flight_seconds: float = field(init=False)  # until its load begins: L2 has its own limits
+    keep: float = field(init=False)  # seconds that values are kept past their TTL
+    refreshes_ahead: bool = field(init=False)
 
     @property
     def known_tags(self) -> tuple[str, ...]:
@@ -65,3 +72,5 @@ class Spec:
 
     def __post_init__(self) -> None:
         self.flight_seconds = self.load_seconds + FILL_SECONDS
+        self.keep = max(self.stale_while_revalidate, self.stale_if_error)
+        self.refreshes_ahead = self.is_xfetch or self.refresh_ahead is not None

@@ -75,6 +75,8 @@ class Counters:
         "loads",
         "misses",
         "plugin_errors",
+        "refresh_errors",
+        "stale_served",
         "store_errors",
     )
     absent: int
@@ -88,6 +90,8 @@ class Counters:
     loads: int
     misses: int
     plugin_errors: int
+    refresh_errors: int
+    stale_served: int
     store_errors: int
 
     def __init__(self) -> None:
@@ -118,6 +122,7 @@ class CacheInfo:
     load_errors: int
     joined: int  # loads saved by single flight
     absent: int = 0  # calls that a guard answered
+    stale_served: int = 0  # calls that a value past its TTL answered
     load_seconds: LoadSeconds = field(default_factory=LoadSeconds)
 
     @property
@@ -127,9 +132,10 @@ class CacheInfo:
 
     @property
     def hit_ratio(self) -> float:
-        """Share of calls that a tier answered; 0 before the first."""
-        calls = self.hits + self.misses + self.absent
-        return self.hits / calls if calls else 0.0
+        """Share of calls that a tier answered, if with a stale value; 0 before the first."""
+        answered = self.hits + self.stale_served
+        calls = answered + self.misses + self.absent
+        return answered / calls if calls else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +149,7 @@ class Stats(CacheInfo):
     decode_errors: int  # payloads of L2 that were not ours to read
     encode_errors: int  # values that could not be written to L2
     plugin_errors: int
+    refresh_errors: int = 0  # refreshes behind a value that failed; of load_errors
     l2_state: str = ""  # of the breaker: "closed" (all is well), "open", "half-open"; "": no L2
     owed: int = 0  # invalidations not delivered to L2 yet
     bus_gaps: int = 0  # times that messages of other processes were missed, and L1 was dropped

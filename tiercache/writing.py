@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .entry import Entry, RemovalCause, make_entry
+from .entry import Entry, Life, entry_of
 from .flow import Flow
 from .l2 import L2
 from .runtime import Port
 from .spec import Spec
 from .tiers.memory import Removed
-from .tiers.store import Item, Kind
+from .tiers.store import Item, Stored
 
 
 class Writing:
@@ -31,21 +31,20 @@ class Writing:
         flow = self.flow
         await flow.listen(port)
         entries: dict[str, Entry] = {}
-        lives: dict[str, float | None] = {}
+        lives: dict[str, Life] = {}
         items: list[Item] = []
         unwritable: list[str] = []
         for key, value in values.items():
-            life = flow.life(spec, key, value)
+            life = flow.lives.of(spec, key, value)
             if life is None:
                 unwritable.append(key)  # not to be kept: what stands there is outdated all the same
                 continue
-            ttl, tags = life
-            entries[key] = make_entry(key, value, 0.0, tags, flow.flights.era)
-            lives[key] = ttl
+            entries[key] = entry_of(key, value, life, flow.flights.era)
+            lives[key] = life
             uses_store = flow.l2 is not None and spec.uses_store
-            payload = flow.encode(spec, key, value) if uses_store else None
+            payload = flow.encode(spec, key, value, life) if uses_store else None
             if payload is not None:
-                items.append(Item(key, payload, ttl, tags))
+                items.append(Item(key, payload, life.ends_after, life.tags))
             elif uses_store:
                 unwritable.append(key)
 
@@ -57,11 +56,13 @@ class Writing:
                 return []
             if (alone or flow.l2 is None) and key in entries and done:
                 entry = entries[key]
-                entry.fresh_until = flow.deadline(lives[key])  # now: the bus may be cut off by now
+                flow.schedule(entry, lives[key], spec)  # now: the bus may be cut off by now
                 return flow.memory.place(entry, weights[key])
             return flow.memory.displace(key)
 
         done = False
+        for key in values if flow.pauses else ():
+            flow.pauses.end(key)
         with self._fenced(list(values), settle):
             if flow.l2 is not None:
                 await self._write(port, flow.l2, items, unwritable)
@@ -98,20 +99,34 @@ class Writing:
 
     async def expire(self, port: Port, keys: Sequence[str]) -> None:
         """Make keys stale: the next read loads them again."""
-        memory = self.flow.memory
+        flow = self.flow
 
         def settle(key: str, _alone: bool) -> list[Removed]:
-            return [] if memory is None else memory.displace(key, RemovalCause.EXPIRED)
+            return flow.make_stale(key)
 
         with self._fenced(keys, settle):
-            if self.flow.l2 is not None:
-                await self._delete(port, self.flow.l2, keys, Kind.EXPIRE)
+            if flow.l2 is not None:
+                await self._expire(port, flow.l2, keys)
 
-    async def _delete(
-        self, port: Port, l2: L2, keys: Sequence[str], kind: Kind = Kind.DELETE
-    ) -> int:
+    async def _expire(self, port: Port, l2: L2, keys: Sequence[str]) -> None:
+        """Have entries of L2 be stale. How long each may be is in it."""
+        keeps = [0.0] * len(keys)
+        if self.flow.keeps_stale:
+            found = await l2.read_many(port, keys)
+            keeps = [self._keep_of(key, one) for key, one in zip(keys, found, strict=True)]
         try:
-            return await l2.delete(port, keys, kind)
+            await l2.expire(port, keys, keeps)
+        finally:
+            self._see_to_debts(l2)
+
+    def _keep_of(self, key: str, stored: Stored | None) -> float:
+        if stored is None:
+            return 0.0
+        return self.flow.readable(self.flow.any_spec, key, stored)[1].keep
+
+    async def _delete(self, port: Port, l2: L2, keys: Sequence[str]) -> int:
+        try:
+            return await l2.delete(port, keys)
         finally:
             self._see_to_debts(l2)
 
@@ -156,6 +171,8 @@ class Writing:
         """Hold off every other fill of keys, and bring L1 in line at the end."""
         flow = self.flow
         unique = list(dict.fromkeys(keys))
+        if flow.hooks.on_write:
+            flow.hooks.tell_of_write(unique)
         flow.flights.fence(unique)
         removed: list[Removed] = []
         try:

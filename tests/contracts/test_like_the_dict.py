@@ -32,7 +32,15 @@ class Story:
     def step(self):
         """Do one thing; return what came of it, and what was said, however it was put."""
         do = self.chance.choice(
-            [self.read, self.write, self.delete, self.invalidate, self.clear, self.lock]
+            [
+                self.read,
+                self.write,
+                self.delete,
+                self.invalidate,
+                self.clear,
+                self.lock,
+                self.expire,
+            ]
             + [self.claim, self.fill] * 4
             + [self.renew, self.release, self.unlock]
         )
@@ -57,6 +65,10 @@ class Story:
 
     def delete(self, space):
         return space.delete(self.some(KEYS), self.chance.choice([Kind.DELETE, Kind.EXPIRE]))
+
+    def expire(self, space):
+        keys = self.some(KEYS)
+        return space.expire(keys, [self.chance.choice([-1, 0, 300, 1200]) for _ in keys])
 
     def invalidate(self, space):
         return space.invalidate_tags(self.some(TAGS))

@@ -219,6 +219,13 @@ class TestRoundTrips:
         counts, _ = calls("delete", [f"{n}" for n in range(50)])
         assert counts == {"unlink": 2, "xadd": 1}
 
+    def test_an_expiry_is_one_round_trip(self, space, calls):
+        """A script for each entry, and one message for all of them."""
+        space.write_many([Item(f"{n}", b"1", 60) for n in range(50)])
+        space.expire(["0"], [30])  # from now on the server knows the script
+        counts, existed = calls("expire", [f"{n}" for n in range(50)], [30.0] * 50)
+        assert (counts["evalsha"], counts["xadd"], existed) == (50, 1, 50)
+
     def test_clear_and_tags_are_one_command_or_two(self, space, calls):
         """O(1) in the number of entries."""
         space.write_many([Item(f"{n}", b"1", 60, ("t",)) for n in range(500)])
@@ -253,11 +260,13 @@ class TestRoundTrips:
             fills = [Fill("2", claim(space, "2"), b"2", 60, ("t",))]
             space.fill(fills)
             space.invalidate_tags(["t"])
+            space.expire(["1"], [30])
             proxy.delay = 0.3
             for operation, *args in (
                 ("read_many", ["1", "2"], ["t"]),
                 ("write", "1", b"1", 60, ("t",)),
                 ("write_many", [Item(f"{n}", b"1", 60, ("t",)) for n in range(9)]),
+                ("expire", ["1", "2"], [30, 0]),
                 ("delete", ["1", "2", "3"]),
                 ("invalidate_tags", ["t", "u"]),
                 ("clear",),

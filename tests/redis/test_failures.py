@@ -15,7 +15,7 @@ from tests.servers import BadServer, Proxy, RedisServer, free_port
 from tiercache.errors import StoreError, StoreTimeout
 from tiercache.tiers._redis_entry_plans import Stamp
 from tiercache.tiers.redis import Redis
-from tiercache.tiers.store import Fill, Item, Kind, Lease, StoreRefused
+from tiercache.tiers.store import Fill, Item, Kind, Lease, LogGap, StoreRefused
 
 TIMEOUT = 0.15
 SLACK = 0.4  # for a busy machine
@@ -32,6 +32,7 @@ OPERATIONS = {
     "write": ("1", b"new", 60),
     "write_many": (ITEMS,),
     "delete": (KEYS,),
+    "expire": (KEYS, [30, 0]),
     "invalidate_tags": (["tag"],),
     "clear": (),
     "clear_prefix": ("1",),
@@ -259,6 +260,40 @@ def test_a_foreign_value_does_not_keep_from_loading(server, space, make_it):
     assert bytes(space.read("1").payload) == b"ours"
 
 
+@pytest.mark.parametrize("make_it", [("SET", "x" * 40), ("LPUSH", "a list"), ("SET", "")])
+def test_a_foreign_value_that_expires_is_removed(server, space, make_it):
+    """What is not an entry of ours has no end to bring forward."""
+    command, value = make_it
+    server.command(command, "tc:{u:1}", value)
+    space.expire(["1"], [30])
+    assert server.command("EXISTS", "tc:{u:1}").startswith(b":0")
+
+
+def test_a_shortened_life_is_the_servers_too(server, space):
+    """Redis itself lets go of the entry at its new end, and not of one that ends earlier."""
+    space.write_many([Item("1", b"1", 60), Item("2", b"2", None), Item("3", b"3", 10)])
+    space.expire(["1", "2", "3"], [30, 30, 30])
+    lives = [int(server.command("PTTL", f"tc:{{u:{n}}}")[1:]) for n in (1, 2, 3)]
+    assert [round(life / 1000) for life in lives] == [30, 30, 10]
+
+
+def test_a_full_server_lets_go_of_what_expires(own_server):
+    """Where no memory is left to say it, the entry goes, and whoever listens finds a gap."""
+    store = make(own_server.url)
+    space = store.space
+    space.write_many([Item("1", b"1", 60), Item("2", b"2", 60)])
+    tail = space.tail(space.log_end())
+    own_server.command("CONFIG", "SET", "maxmemory", "1")
+    space.expire(["1"], [30])
+    own_server.command("CONFIG", "SET", "maxmemory", "0")
+    assert space.read("1") is None
+    assert space.read("2") is not None
+    with pytest.raises(LogGap):
+        tail.read(0)
+    tail.close()
+    store.close()
+
+
 def test_foreign_tokens(server, space):
     """A generation and tokens that are not ours make entries invalid, and raise nothing."""
     space.write("1", b"1", 60, ("tag",))
@@ -292,7 +327,7 @@ def test_a_user_who_may_not(own_server):
     )
     store = make(own_server.url.replace("redis://", "redis://reader:x@"))
     assert store.space.read("1") is None
-    for name in ("write", "delete", "claim", "clear"):
+    for name in ("write", "delete", "expire", "claim", "clear"):
         with pytest.raises(StoreRefused, match=r"(?i)perm"):
             ask(store, name)
     store.close()

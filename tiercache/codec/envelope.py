@@ -22,6 +22,7 @@ from tiercache.codec.writing import (
     hides_bytearray,
     may_hide_bytearray,
 )
+from tiercache.entry import Record
 from tiercache.errors import ConfigurationError, DecodeError, EncodeError
 
 _KEEP_BUFFER_BELOW: Final = 2**20  # a packer's buffer grows and never shrinks
@@ -38,6 +39,7 @@ class Decoded(NamedTuple):
     value: object
     stale_for: float
     tags: tuple[str, ...]
+    record: Record | None = None
 
 
 class Codec:
@@ -106,6 +108,7 @@ class Codec:
         schema: Schema | None = None,
         stale_for: float = 0.0,
         tags: tuple[str, ...] = (),
+        record: Record | None = None,
     ) -> bytes:
         """Return the payload of ``value``.
 
@@ -115,13 +118,16 @@ class Codec:
             schema: Of the function that made it, if any.
             stale_for: Seconds, rounded to milliseconds.
             tags: Kept beside the value.
+            record: How the value came about, kept beside it.
 
         Raises:
             EncodeError: If a part of it is of another type, or it is too large or too deep.
         """
         fingerprint = 0 if schema is None else schema.fingerprint
-        stale_ms = _milliseconds(stale_for) if stale_for else 0
-        head = [VERSION, key, fingerprint, stale_ms, _checked_tags(tags) if tags else None]
+        stale: Any = _milliseconds(stale_for) if stale_for else 0
+        if record is not None:
+            stale = [stale, *_written_record(record)]
+        head = [VERSION, key, fingerprint, stale, _checked_tags(tags) if tags else None]
         try:
             if self._compress_above is None:
                 payload = self._pack(value, head)
@@ -201,18 +207,20 @@ class Codec:
                 parts = unpack(data, self._read_scalar)
             else:
                 parts = self._unpack(data)
-            version, stored_key, fingerprint, stale_ms, tags, value, _ = parts
+            version, stored_key, fingerprint, stale, tags, value, _ = parts
             if version != VERSION or stored_key != key:
                 _refuse_foreign(version, stored_key, key)
             if schema is not None and fingerprint != schema.fingerprint:
                 _check_fingerprint(fingerprint, schema)
-            if stale_ms or tags:
+            if stale or tags:
+                stale_ms, record = (stale, None) if type(stale) is int else _read_record(stale)
                 return Decoded(
                     value,
                     _read_milliseconds(stale_ms) if stale_ms else 0.0,
                     _read_tags(tags) if tags else (),
+                    record,
                 )
-            decoded: Decoded = _new_tuple(Decoded, (value, 0.0, ()))
+            decoded: Decoded = _new_tuple(Decoded, (value, 0.0, (), None))
         except UnknownType as error:
             # A class may have been defined since decoration. Ends, as each turn adds classes.
             if schema is not None and not schema.is_complete and schema.register():
@@ -295,6 +303,22 @@ def _read_milliseconds(stale_ms: object) -> float:
     if type(stale_ms) is not int or stale_ms < 0:
         raise DecodeError("stale_for_ms is no whole number")
     return stale_ms / 1000
+
+
+def _written_record(record: Record) -> list[Any]:
+    ttl_ms = None if record.ttl is None else _milliseconds(record.ttl)
+    return [ttl_ms, _milliseconds(record.load_seconds), record.state, record.reason]
+
+
+def _read_record(parts: object) -> tuple[object, Record | None]:
+    """Return the milliseconds that a value is stale for, and how it came about."""
+    if parts is None:
+        return 0, None
+    if type(parts) is not list or len(parts) != 5 or type(parts[4]) is not str:
+        raise DecodeError("the record of how a value came about is malformed")
+    stale_ms, ttl_ms, load_ms, state, reason = parts
+    ttl = None if ttl_ms is None else _read_milliseconds(ttl_ms)
+    return stale_ms, Record(ttl, _read_milliseconds(load_ms), state, reason)
 
 
 def _check_fingerprint(fingerprint: object, schema: Schema) -> None:

@@ -4,6 +4,9 @@ A payload is one msgpack array of seven elements::
 
     [version, key, fingerprint, stale_for_ms, tags, body, holds]
 
+In the place of ``stale_for_ms`` may stand ``[stale_for_ms, ttl_ms, load_ms, state, reason]``, how
+the value came about; ``ttl_ms`` is nil where it does not expire.
+
 ``tags`` is nil where there are none. ``body`` is the value. What msgpack has itself (None, bool,
 int up to 64 bits, float, str, bytes, list, dict) is written as such. A *scalar* it lacks (a
 datetime, a Decimal, an enum member) is one ext object. A *shape* (a tuple, a set, an instance of a

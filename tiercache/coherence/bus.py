@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Protocol
 from tiercache.coherence.fading import BEGIN, STEP, Fading
 from tiercache.coherence.keeper import Handle, keeper
 from tiercache.errors import StoreError
+from tiercache.logs import trace_of
 from tiercache.tiers.breaker import Breaker, State
 from tiercache.tiers.store import Kind, LogGap, Message, Namespace, StoreRefused, Tail
 from tiercache.waits import Waits, lock_name
@@ -172,8 +173,8 @@ class Bus:
         for message in messages:
             try:
                 self._apply(message)
-            except Exception:  # a finalizer of a user's value, say: the bus goes on
-                log.exception("applying a message of the bus failed")
+            except Exception as error:  # a finalizer of a user's value, say: the bus goes on
+                log.error("applying a message of the bus failed: %s", trace_of(error))  # noqa: TRY400 - see logs.py
 
     def _apply(self, message: Message) -> None:
         kind, origin, names = message
@@ -314,8 +315,8 @@ class _Reader:
                 asked = time.monotonic()
                 try:
                     self._step(self._read(), asked)
-                except Exception:
-                    log.exception("the bus failed to do what it has heard; L1 will be dropped")
+                except Exception as error:
+                    log.error("the bus failed, and L1 will be dropped: %s", trace_of(error))  # noqa: TRY400 - see logs.py
                     self._owes_gap = True
                     self._stopped.wait(self._next_pause())
         finally:

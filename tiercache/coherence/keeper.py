@@ -29,6 +29,8 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TypeAlias
 
+from tiercache.logs import trace_of
+
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
@@ -212,8 +214,8 @@ class Keeper:
         began = time.monotonic()
         try:
             delay = callback()
-        except Exception:
-            log.exception("%r, called by the keeper of leases and locks, failed", callback)
+        except Exception as error:
+            log.error("the keeper of leases and locks called what failed: %s", trace_of(error))  # noqa: TRY400 - see logs.py
             delay = None
         now = time.monotonic()
         with self._lock:

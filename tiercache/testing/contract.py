@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("base", "coherence", "entries", "leases", "locks", "log", "waiting")
+_PARTS = ("base", "coherence", "entries", "expiry", "leases", "locks", "log", "waiting")
 # So that a failed assertion says more than that it failed; has to come before they are imported.
 pytest.register_assert_rewrite(*(f"tiercache.testing.contract_{part}" for part in _PARTS))
 
 from tiercache.testing.contract_coherence import CoherenceContract  # noqa: E402
 from tiercache.testing.contract_entries import EntriesContract  # noqa: E402
+from tiercache.testing.contract_expiry import ExpiryContract  # noqa: E402
 from tiercache.testing.contract_leases import LeasesContract  # noqa: E402
 from tiercache.testing.contract_locks import LocksContract  # noqa: E402
 from tiercache.testing.contract_log import LogContract  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = ["StoreContract"]
 
 class StoreContract(
     EntriesContract,
+    ExpiryContract,
     CoherenceContract,
     LeasesContract,
     WaitingContract,

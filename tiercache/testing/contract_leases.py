@@ -196,6 +196,21 @@ class LeasesContract(ContractBase):
         assert peer.read("1") is None
         assert self.fill(peer, "1", again)
 
+    @pytest.mark.parametrize("seconds", [30, 0])
+    @pytest.mark.parametrize("mode", LeaseMode)
+    def test_an_expiry_beats_a_load_under_way(
+        self, space: Namespace, peer: Namespace, seconds: float, mode: LeaseMode
+    ) -> None:
+        """A value loaded before it is refused, whether or not the entry lives on."""
+        peer.write("1", b"old", 60)
+        lease = self.claim(space, "1", mode=mode, anew=True)
+        peer.expire(["0", "1"], [seconds, seconds])
+        again = self.claim(peer, "1", anew=True)
+        assert not self.fill(space, "1", lease, b"outdated")
+        assert payload_of(peer.read("1")) == (b"old" if seconds else None)
+        assert self.fill(peer, "1", again)
+        assert payload_of(peer.read("1")) == b"loaded"
+
     @pytest.mark.parametrize("mode", LeaseMode)
     def test_a_write_beats_a_load_under_way(
         self, space: Namespace, peer: Namespace, mode: LeaseMode

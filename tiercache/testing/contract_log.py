@@ -29,12 +29,14 @@ class LogContract(ContractBase):
         peer.delete(["1"])
         space.delete(["1"], Kind.EXPIRE)
         peer.announce(Kind.EXPIRE, ["2"])
+        space.expire(["1", "2"], [10, 0])
         space.announce(Kind.NEWS, ["3", "4"])
         assert list(dict.fromkeys(self.told(space, tail))) == [
             Message(Kind.SET, "this", ("1",)),
             Message(Kind.DELETE, "peer", ("1",)),
             Message(Kind.EXPIRE, "this", ("1",)),
             Message(Kind.EXPIRE, "peer", ("2",)),
+            Message(Kind.EXPIRE, "this", ("1", "2")),
             Message(Kind.NEWS, "this", ("3", "4")),
         ]
 
@@ -45,6 +47,7 @@ class LogContract(ContractBase):
         self.claim(space, "1", tags=("t",))
         space.write_many([])
         space.delete([])
+        space.expire([], [])
         assert self.told(space, tail) == []
 
     def test_a_delete_of_what_is_not_there_is_told(self, space: Namespace, tail: Tail) -> None:

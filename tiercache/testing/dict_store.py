@@ -202,6 +202,24 @@ class DictNamespace(_Twins):
             self._log(kind, keys)
             return len(living)
 
+    def expire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Have entries live for at most so many seconds more; return how many were valid."""
+        if not keys:
+            return 0
+        with self._store.lock:
+            existed = sum(map(self._shorten, keys, seconds))
+            self._log(Kind.EXPIRE, keys)
+            return existed
+
+    def _shorten(self, key: str, seconds: float) -> bool:
+        existed = self._store.living(self._space, key) is not None
+        self._space.leases.pop(key, None)
+        row = self._space.rows.get(key)
+        if row is not None:
+            deadline = self._store.clock() + seconds
+            row.deadline = deadline if row.deadline is None else min(row.deadline, deadline)
+        return existed
+
     def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Give tags other tokens."""
         if not tags:

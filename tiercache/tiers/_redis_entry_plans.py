@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from tiercache.errors import StoreError
 from tiercache.tiers import _redis_wire as wire
+from tiercache.tiers._redis_errors import refusal_text
 from tiercache.tiers._redis_link import Command
 from tiercache.tiers._redis_scripts import Run, run_all
 from tiercache.tiers.store import Fill, Item, Kind, Message, Stored, StoreRefused
@@ -258,6 +259,29 @@ class EntryPlans:
         yield from self._check_told(told, (), "delete")
         return sum(replies[: len(entries)])
 
+    def expire(self, keys: Sequence[str], seconds: Sequence[float]) -> Plan[int]:
+        """Shorten the lives of entries and end their leases, then tell."""
+        runs = [self._expire_run(key, life) for key, life in zip(keys, seconds, strict=True)]
+        said = self._messages(Kind.EXPIRE, keys)
+        if self._is_cluster:
+            replies = yield from run_all(runs)
+            self._check(replies, "expire")
+            replies += yield said
+        else:
+            replies = yield from run_all(runs, said)
+        if any(map(_is_out_of_memory, replies)):  # to remove them takes none
+            return (yield from self.delete(keys, Kind.EXPIRE))
+        self._check(replies, "expire")
+        self.said = replies[-1]
+        return sum(replies[: len(runs)])
+
+    def _expire_run(self, key: str, seconds: float) -> Run:
+        keys = [self.keys.entry(key), self.keys.lease(key)]
+        if seconds <= 0:
+            return Run("expire", keys, [b"0", b""])
+        end = wire.header(seconds, self.clock, tagged=False)
+        return Run("expire", keys, [wire.life_arg(seconds), end[wire.MARK_BYTES :]])
+
     def _unlink(self, names: Sequence[bytes]) -> list[Command]:
         if self._is_cluster:
             return [Command(name, wire.pack(b"UNLINK", name)) for name in names]
@@ -409,7 +433,7 @@ class EntryPlans:
 
     def _refusal(self, reply: Any, operation: str) -> StoreError:
         if isinstance(reply, Exception):
-            text = str(reply)[:200]
+            text = refusal_text(reply)
             return StoreRefused(f"{self._label} refused {operation}: {text}{_remedy(reply)}")
         kind = type(reply).__name__
         return StoreError(f"{self._label} answered {operation} with an unexpected {kind}")

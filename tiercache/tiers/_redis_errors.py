@@ -12,6 +12,7 @@ from collections.abc import Collection
 from tiercache.errors import StoreError, StoreTimeout
 
 _UNFIT = ("CLUSTERDOWN ", "MASTERDOWN ", "TRYAGAIN ")
+_ECHO = ", with args beginning with"  # before what a server repeats of a command: keys, values
 _NOT_REDIS = "something that is not Redis protocol"
 
 
@@ -39,10 +40,15 @@ def reason(error: BaseException, secrets: Collection[str] = ()) -> str:
     if is_garbage(error):
         return _NOT_REDIS
     text = (str(error) or type(error).__name__).splitlines()[0]
-    text = text.partition(", with args beginning with")[0]
+    text = text.partition(_ECHO)[0]
     for secret in secrets:
         text = text.replace(secret, "***")
     return text[:200]
+
+
+def refusal_text(reply: Exception) -> str:
+    """Return what a server said that refused a command, without what it repeats of it."""
+    return str(reply).partition(_ECHO)[0][:200]
 
 
 def is_timeout(error: BaseException) -> bool:

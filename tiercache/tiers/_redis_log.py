@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tiercache.errors import StoreError
 from tiercache.tiers import _redis_wire as wire
+from tiercache.tiers._redis_errors import refusal_text
 from tiercache.tiers.store import LogGap, Message, StoreRefused
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class RedisTail:
         try:
             reply = connection.read_response(True)
         except self._refusal as error:
-            refusal = str(error)[:200]
+            refusal = refusal_text(error)
         if refusal:
             raise StoreRefused(f"{self._store.label} refused log: {refusal}")
         if reply is not None and not isinstance(reply, list):

@@ -143,6 +143,20 @@ class RedisNamespace:
         """Remove keys and end their leases."""
         return await self._arun("delete", self.plans.delete(keys, kind)) if keys else 0
 
+    def expire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Have entries live for at most so many seconds more; one pipeline."""
+        if not keys:
+            return 0
+        self._meet()
+        return self._run("expire", self.plans.expire(keys, seconds))
+
+    async def aexpire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Have entries live for at most so many seconds more; one pipeline."""
+        if not keys:
+            return 0
+        await self._ameet()
+        return await self._arun("expire", self.plans.expire(keys, seconds))
+
     def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Give tags other tokens."""
         if tags:

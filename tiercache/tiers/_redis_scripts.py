@@ -16,12 +16,21 @@ from tiercache.tiers._redis_wire import pack
 _PARTS: Final = {
     "claim": ("lease", "claim"),
     "fill": ("lease", "fill"),
+    "expire": ("expire",),
     "store": ("lease", "seal", "store"),
     "tokens": ("seal", "tokens"),
     "tags": ("tags",),
     "renew": ("lease", "renew"),
     "release": ("lease", "release"),
     "lock": ("lease", "lock"),
+    "journal_put": ("lease", "seal", "journal", "journal_put"),
+    "journal_take": ("journal", "journal_take"),
+    "journal_done": ("journal", "journal_done"),
+    "journal_retry": ("journal", "journal_retry"),
+    "journal_bury": ("journal", "journal_bury"),
+    "journal_revive": ("journal", "journal_revive"),
+    "journal_discard": ("journal", "journal_discard"),
+    "journal_leave": ("journal", "journal_leave"),
 }
 
 

@@ -23,7 +23,8 @@ from typing import Any, Final, NamedTuple
 from tiercache.tiers.store import Kind, Message, Stored
 
 PLAIN: Final = 0x7C02  # marks; bump them when the frame changes: others read it as a miss
-TAGGED: Final = 0x7C03  # claim.lua knows its last byte
+TAGGED: Final = 0x7C03  # claim.lua knows its last byte, expire.lua both
+MARK_BYTES: Final = 2
 TOKEN_BYTES: Final = 8
 HEADER_BYTES: Final = 16
 _DEADLINE: Final = struct.Struct(">Q")  # with the mark above it
@@ -73,6 +74,9 @@ class KeySpace:
 
     def lock(self, name: str) -> bytes:
         return encode(f"{self._shared}lock:{name}")
+
+    def journal(self, name: str, part: str) -> bytes:
+        return encode(f"{self._shared}writes:{name}:{part}")
 
     def pattern(self, prefix: str) -> bytes:
         """Return a glob that matches the entries and leases whose keys begin so, and no others."""

@@ -87,6 +87,14 @@ class SQLiteNamespace:
         """Await what delete does."""
         return await self._arun(Space.delete, keys, kind)
 
+    def expire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Have entries live for at most so many seconds more; return how many were valid."""
+        return self._run(Space.expire, keys, seconds)
+
+    async def aexpire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Await what expire does."""
+        return await self._arun(Space.expire, keys, seconds)
+
     def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Give tags other tokens."""
         self._run(Space.invalidate_tags, tags)

@@ -32,6 +32,10 @@ _WRITE: Final = (
     " SET deadline = excluded.deadline, tags = excluded.tags, payload = excluded.payload"
 )
 _REMOVE: Final = f"DELETE FROM entry WHERE generation = ? AND key IN {{}} RETURNING {_IS_VALID}"  # noqa: S608
+_SHORTEN: Final = (  # what SQLite returns is judged as changed: who has expired stays so
+    "UPDATE entry SET deadline = MIN(IFNULL(deadline, ?), ?) WHERE generation = ? AND key = ?"  # noqa: S608
+    f" RETURNING {_IS_VALID}"
+)
 _REMOVE_RANGE: Final = (
     "DELETE FROM entry WHERE id IN"
     " (SELECT id FROM entry WHERE generation = ? AND key >= ? AND key < ? LIMIT ?)"
@@ -92,6 +96,17 @@ def remove(db: sqlite3.Connection, generation: int, keys: Sequence[bytes], now: 
     for some in chunks(keys):
         gone = db.execute(_REMOVE.format(marks(some)), (generation, *some, now)).fetchall()
         valid += sum(is_valid for (is_valid,) in gone)
+    return valid
+
+
+def shorten(
+    db: sqlite3.Connection, generation: int, deadlines: Sequence[tuple[bytes, int]], now: int
+) -> int:
+    """Have entries end by a deadline in ms, or earlier; return how many of them were valid."""
+    valid = 0
+    for key, deadline in deadlines:
+        found = db.execute(_SHORTEN, (deadline, deadline, generation, key, now)).fetchall()
+        valid += sum(is_valid for (is_valid,) in found)
     return valid
 
 

@@ -153,6 +153,24 @@ class Space:
         change.tell(kind, keys)
         return count
 
+    def expire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        return self._change(len(keys), partial(self._expire, keys, seconds)) if keys else 0
+
+    def _expire(self, keys: Sequence[str], seconds: Sequence[float], change: Change) -> int:
+        names = [encode(key) for key in keys]
+        lives = list(zip(names, seconds, strict=True))
+        count = rows.shorten(
+            change.db,
+            change.generation,
+            [(name, change.deadline(life)) for name, life in lives if life > 0],
+            change.now,
+        )
+        gone = [name for name, life in lives if life <= 0]
+        count += rows.remove(change.db, change.generation, gone, change.now)
+        held.end_many(change.db, change.generation, names)
+        change.tell(Kind.EXPIRE, keys)
+        return count
+
     def invalidate_tags(self, names: Sequence[str]) -> None:
         if names:
             self._change(len(names), partial(self._invalidate, names))

@@ -27,8 +27,9 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
-from tiercache.entry import DEAD, Entry, RemovalCause
+from tiercache.entry import DEAD, Entry, LastingEntry, RemovalCause
 from tiercache.errors import ConfigurationError
+from tiercache.logs import trace_of
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,25 @@ class LRU:
                 return
             removed = self._take(entry, cause)
         self.bury([removed])
+
+    def let_rest(self, key: str, until: float) -> None:
+        """Have the value of a key served without a thought until then, while it is fresh."""
+        with self._lock:
+            entry = self.table.get(key)
+            if entry.__class__ is LastingEntry:
+                entry.fresh_until = min(until, entry.stale_at)
+
+    def make_stale(self, key: str, now: float) -> bool:
+        """Have the value of a key be stale from now on; False where it would not be kept."""
+        with self._lock:
+            entry = self.table.get(key)
+            if entry.__class__ is not LastingEntry or entry.kept_until <= entry.stale_at:
+                return False
+            keep = entry.kept_until - entry.stale_at
+            entry.stale_at = min(entry.stale_at, now)
+            entry.fresh_until = entry.stale_at
+            entry.kept_until = entry.stale_at + keep
+            return True
 
     def clear(self) -> None:
         """Drop every entry, in O(1). Many are taken apart by a thread, in small steps."""
@@ -311,8 +331,8 @@ class LRU:
         try:
             weight: float = self._weigh(entry.key, entry.value)
             fits = weight >= 0
-        except Exception:
-            log.exception("weigh failed; the value is not kept in L1")
+        except Exception as error:
+            log.error("weigh failed; the value is not kept in L1: %s", trace_of(error))  # noqa: TRY400 - see logs.py
             return math.inf
         return weight if fits else math.inf
 

@@ -214,6 +214,20 @@ class Namespace(Protocol):
     async def adelete(self, keys: Sequence[str], kind: Kind = Kind.DELETE) -> int:
         """Await what delete does."""
 
+    def expire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Have entries live for at most so many seconds more (0 or less: gone), and end leases.
+
+        In one round trip; an entry that would end earlier keeps its end. Logs EXPIRE for all keys;
+        returns how many existed. A store that cannot say when an entry ends may remove it.
+
+        Args:
+            keys: The keys, each once.
+            seconds: For each key, how long its entry still may be served.
+        """
+
+    async def aexpire(self, keys: Sequence[str], seconds: Sequence[float]) -> int:
+        """Await what expire does."""
+
     def invalidate_tags(self, tags: Sequence[str]) -> None:
         """End the validity of all entries that carry one of the tags; log it. O(1) in entries.
 

@@ -1,0 +1,186 @@
+"""Values that need not be waited for: served while they are loaded again behind the caller's back.
+
+A value of L1 or L2 may be *due*: about to go stale (``refresh_ahead``), or stale and servable while
+it is revalidated. Its reader gets it at once, and the first such reader sets off one refresh: a
+flight of its own, which nobody waits for, and which whoever misses the key meanwhile joins. In the
+cluster its lease is only tried for: where another process has it, that one's value will come.
+
+A value that is stale beyond that is a miss; it is served all the same where its load fails
+(``stale_if_error``), or takes longer than ``soft_timeout``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from .entry import Entry, LastingEntry, Standing
+from .errors import CacheError, ConfigurationError
+from .lives import is_drawn
+from .lookup import Lookup
+from .pauses import Pauses
+from .runtime import Port
+from .singleflight import Flight, Source
+from .spec import MISS, Spec
+
+BUSY_SECONDS = 0.1  # until a refresh that found no thread is tried again
+
+
+class Refreshing(Lookup):
+    """The tiers of one cache, with values served while they are refreshed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.pauses = Pauses()
+
+    def after_fork(self) -> None:
+        """Forget the parent's flights in a forked child."""
+        super().after_fork()
+        self.pauses.after_fork()
+
+    @abstractmethod
+    def fly(
+        self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
+    ) -> Coroutine[Any, Any, None]:
+        """Load, and bring a flight its value or its error; whatever happens, it lands."""
+
+    def nearby(
+        self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any
+    ) -> tuple[Any, Entry | None]:
+        """Return what L1 has for a caller who would load, or MISS; and the entry that was hit.
+
+        A value that is due is refreshed behind. A remembered error is raised.
+        """
+        found = self.fresh(key)
+        if found is None:
+            return self.serve_stale(port, spec, key, args, kwargs), None
+        entry, value = found
+        if entry.__class__ is LastingEntry:
+            self.attend(port, spec, entry, value, args, kwargs)
+        return self.hit(entry, value), entry
+
+    def attend(
+        self, port: Port, spec: Spec, entry: LastingEntry, value: Any, args: Any, kwargs: Any
+    ) -> None:
+        """Refresh a fresh value of L1 that is due."""
+        now, record = self.time(), entry.record
+        if entry.fresh_until > now or record is None or not spec.refreshes_ahead:
+            return
+        key, stale_at = entry.key, entry.stale_at
+        if self.pauses.holds(key, now) or not is_drawn(spec, stale_at - now, record):
+            return
+        at_stake = Standing(value, stale_at, entry.kept_until, record, entry.hits)
+        self.refresh_behind(port, spec, key, at_stake, args, kwargs)
+
+    def serve_stale(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Any:
+        """Return a stale value of L1 that may be served without waiting, or MISS."""
+        if not spec.keep:
+            return MISS
+        found = self.standing(key)
+        if found is None or not self.need_not_wait(port, spec, key, found, args, kwargs):
+            return MISS
+        self.note_stale(spec, key, found)
+        return found.value
+
+    def need_not_wait(
+        self, port: Port, spec: Spec, key: str, found: Standing, args: Any, kwargs: Any
+    ) -> bool:
+        """Whether a stale value is served at once, and refreshed behind if it is due.
+
+        Also where it is served on error, and its load has failed a moment ago.
+        """
+        now = self.time()
+        if now < found.stale_at + spec.stale_while_revalidate and args is not None:
+            if not self.pauses.holds(key, now):
+                self.refresh_behind(port, spec, key, found, args, kwargs)
+            return True
+        return now < found.stale_at + spec.stale_if_error and self.pauses.holds(key, now)
+
+    def refresh_behind(
+        self, port: Port, spec: Spec, key: str, found: Standing, args: Any, kwargs: Any
+    ) -> None:
+        """Load a key again in the background, unless that is under way. None as args: cannot."""
+        if args is None or spec.function is None:
+            return
+        flights = self.flights
+        with flights.lock:
+            flight, leads = flights.board(key, port.deck, spec.flight_seconds, port.loop())
+            if not leads:
+                flight.passengers -= 1
+                return
+            flight.renews = True
+            flight.stale = found
+        work = partial(self.fly, port, flight, spec, args, kwargs or {})
+        if not port.carry(flight, work, is_refresh=True):
+            self.pauses.hold(key, self.time() + BUSY_SECONDS)
+            flights.fail(flight, CacheError("no thread for a refresh"), must_retry=True)
+
+    # Where a load does not bring a value, or not in time
+
+    def servable(self, spec: Spec, flight: Flight) -> Standing | None:
+        """Return the stale value that stands in for what a flight does not bring."""
+        if not spec.keep:
+            return None
+        found = flight.stale or self.standing(flight.key)
+        last = max(spec.stale_if_error, spec.stale_while_revalidate)
+        return found if found is not None and self.time() < found.stale_at + last else None
+
+    def fall_back(self, spec: Spec, flight: Flight) -> Flight:
+        """Return a failed flight, or one that brought the stale value in its place."""
+        if not spec.stale_if_error or not _may_be_hidden(spec, flight.error):
+            return flight
+        found = flight.stale or self.standing(flight.key)
+        if found is None or self.time() >= found.stale_at + spec.stale_if_error:
+            return flight
+        return self.stale_flight(flight, found)
+
+    def stale_flight(self, flight: Flight, found: Standing) -> Flight:
+        """Return a landed flight that brought a stale value."""
+        served = Flight(flight.key, flight.deck, 0.0, flight.loop)
+        served.source, served.stale = Source.STALE, found
+        served.value = found.value
+        served.has_landed = True
+        return served
+
+    def note_failure(self, flight: Flight, spec: Spec) -> None:
+        """Leave a key alone for a while whose value could not be replaced."""
+        found = flight.stale
+        if found is None:
+            return
+        now, ttl = self.time(), None if found.record is None else found.record.ttl
+        until = self.pauses.failed(flight.key, now, spec.ttl if ttl is None else ttl)
+        self._rest(flight.key, until)
+        if flight.renews:
+            spec.counters.refresh_errors += 1
+            self.tell("refresh_failed", flight.key, cause=type(flight.error).__name__)
+
+    def put_off(self, flight: Flight, seconds: float) -> None:
+        """Leave a key alone that another process is loading."""
+        until = self.time() + seconds
+        self.pauses.hold(flight.key, until)
+        self._rest(flight.key, until)
+
+    def _rest(self, key: str, until: float) -> None:
+        """Have a fresh value served without a thought until its refresh is tried again."""
+        if self.memory is not None:
+            self.memory.let_rest(key, until)
+
+    def note_stale(self, spec: Spec, key: str, found: Standing) -> None:
+        """Count a stale answer."""
+        spec.counters.stale_served += 1
+        self.tell("stale_served", key, seconds=self.age(found))
+
+    def age(self, found: Standing) -> float:
+        """Return how many seconds ago a value was loaded, as far as is known."""
+        ttl = None if found.record is None else found.record.ttl
+        return max(0.0, self.time() - found.stale_at + (ttl or 0.0)) if ttl else math.nan
+
+
+def _may_be_hidden(spec: Spec, error: BaseException | None) -> bool:
+    """Whether a stale value may stand in for an error: not for one that is an answer."""
+    if not isinstance(error, Exception) or isinstance(error, ConfigurationError):
+        return False
+    return not (spec.negative_errors and isinstance(error, spec.negative_errors))

@@ -1,0 +1,27 @@
+-- Has dead letters written after all, where nothing newer of their key was accepted since.
+--
+-- KEYS: those of a journal
+-- ARGV: format, 1 if all operations are kept, ids
+-- Returns {0, ids of those that will be} | {-1, format}
+
+local format = foreign_format(KEYS, ARGV[1])
+if format then
+  return {-1, format}
+end
+local revived = {}
+for i = 3, #ARGV do
+  local found = redis.call('XRANGE', KEYS[8], ARGV[i], ARGV[i])[1]
+  local key, record = found and found[2][2], found and found[2][4]
+  if found and redis.call('HGET', KEYS[9], key) == version_of(record) then
+    redis.call('XDEL', KEYS[8], ARGV[i])
+    redis.call('HDEL', KEYS[9], key)
+    redis.call('HSET', KEYS[2], key, record)
+    redis.call('ZADD', KEYS[3], now_us(), key)
+    if ARGV[2] == '1' then
+      redis.call('ZADD', KEYS[7], 0, prefix_of(key) .. version_of(record) .. record)
+    end
+    give_ticket(KEYS, key)
+    revived[#revived + 1] = ARGV[i]
+  end
+end
+return {0, revived}

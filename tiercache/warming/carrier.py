@@ -1,0 +1,230 @@
+"""How a few keys of one source are brought: looked for in both tiers, then loaded under leases.
+
+It is the read path of ``bulk`` over a flow of its own, a copy of the cache's: with the same flights,
+so that callers join, but with an L1 that evicts nothing (``room``), counters of which only the loads
+are kept, and claims that do not wait.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tiercache.bulk import Found, Want, _Journey, _told_apart
+from tiercache.claims import HELD
+from tiercache.errors import CacheError
+from tiercache.singleflight import Flight, Source
+from tiercache.spec import MISS, Spec
+from tiercache.stats import Counters
+from tiercache.tiers.breaker import State
+
+from .room import Room
+from .run import BREAKER, FULL, Run
+from .sources import BATCH, Job
+from .sources import Source as WarmSource
+
+if TYPE_CHECKING:
+    from tiercache.claims import Claim
+    from tiercache.flow import Flow
+    from tiercache.runtime import Port
+
+HOLD_SECONDS = 0.02  # for which loads of single keys are claimed together: callers who join wait
+MOST_SINGLE = 64  # keys that are claimed together
+
+_COUNTED = ("loads", "load_errors", "encode_errors", "decode_errors")
+
+#: Waits so many seconds; says whether to go on.
+Pause = Callable[[float], Awaitable[bool]]
+
+
+class Carrier:
+    """Brings the keys of one source. Used by many threads or tasks at once."""
+
+    def __init__(self, flow: Flow, port: Port, source: WarmSource, run: Run, pause: Pause) -> None:
+        self.source = source
+        self.run = run
+        self.port = port
+        self.pause = pause
+        self.room = None if flow.memory is None else Room(flow.memory, run.note_refused)
+        self.flow = _over(flow, self.room)
+        self._spec = source.spec()
+        self._seconds = HOLD_SECONDS  # that one key takes, as last seen
+
+    @property
+    def size(self) -> int:
+        """Keys to bring at once: as many as keep a caller who joins one waiting for 20 ms."""
+        most = min(BATCH, self.run.limits.most_at_once)
+        if not self.source.loads_singly:
+            return most
+        return max(1, min(most, MOST_SINGLE, int(HOLD_SECONDS / self._seconds)))
+
+    def has_a_point(self) -> bool:
+        """Whether something could be kept of what is loaded; if not, the run is stopped."""
+        if self.room is not None and not self.room.is_full:
+            return True
+        l2 = self.flow.l2
+        if l2 is None or not self._spec.uses_store:
+            self.run.stop(FULL)
+            return False
+        if l2.breaker.state is State.OPEN:
+            self.run.stop(BREAKER)
+            return False
+        return True
+
+    async def bring(self, jobs: Sequence[Job]) -> None:
+        """Bring keys, and count what came of each."""
+        began = time.perf_counter()
+        spec = replace(self._spec, counters=self._counters())
+        try:
+            missing = await self._look(spec, jobs)
+            while missing and await self._may_load(len(missing)):
+                missing = await _Visit(self, spec, missing).complete_all()
+        finally:
+            self._keep_counts(spec.counters)
+        self._seconds = max(1e-6, (time.perf_counter() - began) / len(jobs))
+
+    async def _look(self, spec: Spec, jobs: Sequence[Job]) -> dict[str, Job]:
+        """Return what no tier has and can be loaded, by key; what L2 has is put in L1."""
+        flow = self.flow
+        missing = {job.key: job for job in jobs if flow.fresh(job.key) is None}
+        if missing and flow.l2 is not None:
+            for key in await flow.look_many(self.port, spec, list(missing)):
+                del missing[key]
+        missing = {key: job for key, job in missing.items() if job.args is not None}
+        self.run.note("skipped", len(jobs) - len(missing))
+        return missing
+
+    async def _may_load(self, count: int) -> bool:
+        delay = self.run.delay(count)
+        return not self.run.is_stopping and (delay <= 0 or await self.pause(delay))
+
+    def _counters(self) -> Counters:
+        counters = Counters()
+        counters.load_times = self._spec.counters.load_times
+        return counters
+
+    def _keep_counts(self, counters: Counters) -> None:
+        """Have loads counted where users look, in single steps; calls there were none."""
+        kept = self._spec.counters
+        kept.loads += counters.loads
+        kept.load_errors += counters.load_errors
+        kept.encode_errors += counters.encode_errors
+        kept.decode_errors += counters.decode_errors
+
+
+class _Visit(_Journey):
+    """One attempt to bring some keys, each led by this flight or left to whoever has it."""
+
+    def __init__(self, carrier: Carrier, spec: Spec, missing: dict[str, Job]) -> None:
+        wants = {key: [Want(key, job.item, job.args or ())] for key, job in missing.items()}
+        batch = carrier.source.batch or _no_batch
+        super().__init__(carrier.flow, carrier.port, spec, wants, batch, Found({}, {}))
+        self._jobs = missing
+        self._source = carrier.source
+        self._run = carrier.run
+        self._left: set[Flight] = set()  # to others, or to nobody, since the run is stopping
+
+    async def complete_all(self) -> dict[str, Job]:
+        """Return the jobs that were broken off, through no fault of their own."""
+        led, others = self._board()
+        for flight in others:
+            self.flow.flights.leave(flight)
+        self._run.note("skipped", len(others))
+        if led:
+            await self.port.lead_many(self.flow.flights, led, self._carry(led), self.spec, ())
+        return self._count(led)
+
+    def _count(self, led: Sequence[Flight]) -> dict[str, Job]:
+        broken: dict[str, Job] = {}
+        seen: set[int] = set()
+        for flight in led:
+            if flight in self._left:
+                continue
+            if not flight.has_landed or flight.must_retry:
+                broken[flight.key] = self._jobs[flight.key]
+            elif flight.error is None or flight.source is Source.GUARD:
+                self._run.note("loaded" if flight.source is Source.LOAD else "skipped")
+            else:
+                self._run.note_error(flight.error, is_new=id(flight.error) not in seen)
+                seen.add(id(flight.error))
+        return broken
+
+    async def _load_batch(self, flights: Sequence[Flight]) -> None:
+        mine = await self._take(flights)
+        if self._source.has_values:
+            await self._store(mine)
+        elif self._source.batch is not None:
+            first, twins = _told_apart(mine, self.missing)
+            for some in filter(None, (first, *([flight] for flight in twins))):
+                await self._load_own(some)
+        else:
+            await self._load_each(mine)
+
+    async def _load_each(self, flights: Sequence[Flight]) -> None:
+        for flight in flights:
+            if self._run.is_stopping:
+                self._leave(flight)
+                continue
+            flight.skips_store = True  # its lease is there, or not to be had
+            await self.flow.fly(self.port, flight, self.spec, self.missing[flight.key][0].args, {})
+
+    async def _store(self, flights: Sequence[Flight]) -> None:
+        for flight in flights:
+            flight.source = Source.LOAD
+            flight.tags = self.spec.tags if self.spec.tags_of is None else None
+        await self._fill(flights, [self._jobs[flight.key].value for flight in flights], 0.0)
+
+    # Leases
+
+    async def _take(self, flights: Sequence[Flight]) -> list[Flight]:
+        """Return the flights that may load; the others have landed or are left."""
+        claims, spec = self.flow.claims, self.spec
+        if claims is None or not spec.uses_store or not flights:
+            return list(flights)
+        answers = await claims.ask(self.port, flights, spec, anew=False)
+        mine, past = self._sorted(flights, answers)
+        if past:  # a stale value stands there, or an unreadable one
+            answers = await claims.ask(self.port, past, spec, anew=True)
+            more, rest = self._sorted(past, answers)
+            mine += more
+            for flight in rest:
+                self._leave(flight)
+        return mine
+
+    def _sorted(
+        self, flights: Sequence[Flight], answers: Sequence[tuple[Any, Claim]]
+    ) -> tuple[list[Flight], list[Flight]]:
+        mine: list[Flight] = []
+        past: list[Flight] = []
+        for flight, (answer, claim) in zip(flights, answers, strict=True):
+            if answer is MISS:
+                mine.append(flight)
+            elif answer is not HELD:
+                self.flow.flights.land(flight, answer)
+            elif claim.stored is not None:
+                past.append(flight)
+            else:
+                self._run.note("skipped")
+                self._leave(flight)
+        return mine, past
+
+    def _leave(self, flight: Flight) -> None:
+        """Let whoever has joined a flight try by themselves."""
+        self._left.add(flight)
+        self.flow.flights.fail(flight, CacheError("not warmed"), must_retry=True)
+
+
+def _over(flow: Flow, room: Room | None) -> Flow:
+    """Return a flow that shares all with another but its L1."""
+    other = copy.copy(flow)
+    other.memory = room  # type: ignore[assignment] - all that a flow asks of an L1
+    if flow.l2 is not None and flow.bus is not None:
+        other.claims = other.make_claims(flow.l2, flow.bus)
+    return other
+
+
+def _no_batch(items: list[Any]) -> Any:
+    raise AssertionError("keys of this source are loaded one by one")

@@ -1,0 +1,43 @@
+"""L1 as warming sees it: it takes what there is room for, evicts nothing, and counts no hit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tiercache.entry import Entry
+    from tiercache.tiers.memory import LRU, Removed
+
+REFUSALS = 64  # in a row, after which an L1 of weighed values counts as full
+
+
+class Room:
+    """An L1, but for what would evict or count."""
+
+    def __init__(self, memory: LRU, refused: Callable[[], None]) -> None:
+        self._memory = memory
+        self._refused = refused
+        self._in_a_row = 0  # refusals; about right is enough
+
+    def place(self, entry: Entry, weight: float) -> list[Removed]:
+        """Store an entry if there is room for it."""
+        removed = self._memory.place_in_room(entry, weight)
+        if removed is None:
+            self._in_a_row += 1
+            self._refused()
+            return []
+        self._in_a_row = 0
+        return removed
+
+    def touch(self, entry: Entry) -> None:
+        """Count nothing: nobody has asked for the value."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is not worth trying any more."""
+        memory = self._memory
+        return memory.weight >= memory.maxsize or self._in_a_row >= REFUSALS
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._memory, name)
