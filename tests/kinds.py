@@ -47,6 +47,10 @@ class Blocking:
             thread.join()
         return outcomes
 
+    def settle(self, cache: Cache) -> None:
+        """Wait until nothing is loaded in the background."""
+        assert cache.blocking.quiesce(10.0) == 0
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -82,6 +86,9 @@ class Asyncio:
             )
 
         return self._runner.run(main())
+
+    def settle(self, cache: Cache) -> None:
+        self._runner.run(cache.asyncio.quiesce())
 
     def close(self) -> None:
         self._runner.close()

@@ -42,6 +42,7 @@ from .stats import CacheInfo, LoadSeconds, Stats
 from .tiers.memory import LRU
 from .tiers.store import Store, Stored
 from .ttl import Duration, seconds
+from .warming import HotKey, WarmReport, Warmup
 
 if TYPE_CHECKING:
     from .coherence.async_lock import AsyncLock
@@ -73,6 +74,9 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "CacheInfo",
     "LoadSeconds",
     "Stats",
+    "WarmReport",
+    "Warmup",
+    "HotKey",
     "Freshness",
     "RemovalCause",
     # extending it

@@ -15,13 +15,14 @@ from math import inf
 from time import perf_counter
 from typing import Any
 
-from .claims import HELD
+from .claims import HELD, Claims
 from .entry import Entry, LastingEntry
-from .flow import Flow, loading
+from .flow import Flow, loading, outcome
 from .runtime import CONCURRENT_LOADS, BoxedStop, Port
 from .singleflight import Flight, Source
 from .spec import MISS, Spec
-from .tiers.store import Fill, Kind
+from .telemetry import NO_STEP, names
+from .tiers.store import Claim, Fill, Kind
 from .waits import Expectation, Waits
 
 #: Loads items together; None to load them one by one, concurrently.
@@ -61,16 +62,43 @@ async def read_many(
     """Return the values of many keys; when only looking, keys without one are left out."""
     found = Found({}, {})
     missing = _look_in_memory(flow, port, spec, wants, found)
+    if not missing and not flow.telemetry.traces_hits:
+        return found
+    spans = flow.telemetry.notice()
+    step = NO_STEP if spans is None else spans.get_many(spec.function_name, len(wants))
+    with step:
+        outcomes = await _bring(flow, port, spec, missing, batch, found)
+        step.answered(names.slowest(outcomes))
+        for error in list(found.errors.values())[:1]:
+            step.failed(error)
+    return found
+
+
+async def _bring(
+    flow: Flow,
+    port: Port,
+    spec: Spec,
+    missing: dict[str, list[Want]],
+    batch: Batch,
+    found: Found,
+) -> set[str]:
+    """Note what is not fresh in L1; return the outcomes that there were."""
+    outcomes = {names.L1_HIT} if found.values else set()
+    if spec.function is not None and _serve_stale(flow, port, spec, missing, found):
+        outcomes.add(names.STALE)
     if missing:
-        values = await flow.look_many(port, spec, list(missing))
+        values = await flow.find_many(port, spec, list(missing))
         for key, value in values.items():
+            outcomes.add(names.L2_HIT)
             found.values.update({want.item: value for want in missing.pop(key)})
     if missing and spec.function is not None:
         spec.counters.misses -= len(missing)  # counted as they land
-        _serve_stale(flow, port, spec, missing, found)
+        if _serve_stale(flow, port, spec, missing, found):
+            outcomes.add(names.STALE)
     if missing and spec.function is not None:
-        await _Journey(flow, port, spec, missing, batch, found).complete()
-    return found
+        journey = _Journey(flow, port, spec, missing, batch, found, outcomes)
+        await journey.complete()
+    return outcomes
 
 
 def _look_in_memory(
@@ -86,19 +114,19 @@ def _look_in_memory(
         if hit[0].__class__ is LastingEntry:
             flow.attend(port, spec, hit[0], hit[1], want.args or None, {})
         found.note([want], partial(_hit, flow, spec, want, *hit))
-    if spec.function is not None:
-        _serve_stale(flow, port, spec, missing, found)
     return missing
 
 
 def _serve_stale(
     flow: Flow, port: Port, spec: Spec, missing: dict[str, list[Want]], found: Found
-) -> None:
-    """Note what L1 has that is stale, and need not be waited for."""
+) -> bool:
+    """Note what L1 has that is stale, and need not be waited for; say if there was any."""
+    before = len(missing)
     for key in list(missing) if spec.keep else ():
         value = flow.serve_stale(port, spec, key, missing[key][0].args or None, {})
         if value is not MISS:
             found.values.update({want.item: value for want in missing.pop(key)})
+    return len(missing) < before
 
 
 def _hit(flow: Flow, spec: Spec, want: Want, entry: Entry, value: Any) -> Any:
@@ -120,6 +148,7 @@ class _Journey:
         missing: Mapping[str, list[Want]],
         batch: Batch,
         found: Found,
+        outcomes: set[str] | None = None,
     ) -> None:
         self.flow = flow
         self.port = port
@@ -127,6 +156,7 @@ class _Journey:
         self.missing = dict(missing)
         self.batch = batch
         self.found = found
+        self.outcomes = set() if outcomes is None else outcomes  # for telemetry
 
     async def complete(self) -> None:
         """Fly until nothing is missing: flights whose leader vanished are flown again."""
@@ -185,6 +215,7 @@ class _Journey:
         if flight.error is not None:
             flight = self.flow.fall_back(self.spec, flight)
         self.flow.count(self.spec, flight, leads=leads)
+        self.outcomes.add(outcome(flight.source, leads=leads))
         self.found.note(wants, flight.result)
 
     # Below, on behalf of all passengers: in the caller's thread, or in a task of its own.
@@ -240,25 +271,32 @@ class _Journey:
         flow, spec, claims = self.flow, self.spec, self.flow.claims
         if claims is None or not spec.uses_store:
             return list(flights), [], 0.0
-        anew = any(flight.source is Source.STORE for flight in flights)
         mine, held, soonest, is_late = [], [], inf, False
-        answers = await claims.ask(self.port, flights, spec, anew=anew)
-        for flight, (answer, claim) in zip(flights, answers, strict=True):
+        for flight, answer, claim in await self._ask(flights, claims):
             if answer is MISS:
                 mine.append(flight)
             elif answer is not HELD:
                 flow.flights.land(flight, answer)
             else:
                 held.append(flight)
-                if claim.stored is not None:  # and not readable: ask for the lease past it
-                    flight.source = Source.STORE
-                    soonest = 0.0
-                else:
-                    patience = claims.patience(claim, began, spec)
-                    soonest, is_late = min(soonest, patience), is_late or patience <= 0
+                patience = claims.patience(claim, began, spec)
+                soonest, is_late = min(soonest, patience), is_late or patience <= 0
         if is_late:  # waited for long enough: loaded alongside
             return [*mine, *held], [], 0.0
         return mine, held, soonest
+
+    async def _ask(
+        self, flights: Sequence[Flight], claims: Claims
+    ) -> list[tuple[Flight, Any, Claim]]:
+        """Ask for leases; once more, past what stands there, where that is stale or unreadable."""
+        answers = await claims.ask(self.port, flights, self.spec, anew=False)
+        asked = [(flight, *answer) for flight, answer in zip(flights, answers, strict=True)]
+        useless = [each[0] for each in asked if each[1] is HELD and each[2].stored is not None]
+        if not useless:
+            return asked
+        answers = await claims.ask(self.port, useless, self.spec, anew=True)
+        again = [(flight, *answer) for flight, answer in zip(useless, answers, strict=True)]
+        return [each for each in asked if each[0] not in useless] + again
 
     def _fail(
         self, led: Sequence[Flight], error: BaseException, *, must_retry: bool = False
@@ -286,7 +324,9 @@ class _Journey:
     async def _load_own(self, flights: Sequence[Flight]) -> None:
         """Load flights together; an error is theirs, and not of those that others load."""
         try:
-            await self._load_together(flights)
+            flights = await self._land_pending(flights)
+            if flights:
+                await self._load_together(flights)
         except BoxedStop as box:
             self._fail(flights, box.error)
         except Exception as error:
@@ -299,6 +339,23 @@ class _Journey:
         if claims is not None and any(flight.lease is not None for flight in flights):
             await claims.give_up(self.port, flights, kind)
 
+    async def _land_pending(self, flights: Sequence[Flight]) -> Sequence[Flight]:
+        """Land flights of keys that are still on their way to the database; return the rest."""
+        flow, spec = self.flow, self.spec
+        if flow.overlay is None:
+            return flights
+        keys = [flight.key for flight in flights]
+        values = await flow.overlay.values(self.port, spec, keys, for_load=True)
+        for flight in flights if values else ():
+            if flight.key in values:
+                try:
+                    value = await flow.keep_pending(self.port, flight, spec, values[flight.key])
+                except Exception as error:
+                    flow.fail(flight, spec, error)
+                else:
+                    flow.flights.land(flight, value)
+        return [flight for flight in flights if flight.key not in values]
+
     async def _load_together(self, flights: Sequence[Flight]) -> None:
         spec, batch = self.spec, self.batch
         assert batch is not None
@@ -307,10 +364,12 @@ class _Journey:
             flight.source = Source.LOAD
             flight.tags = spec.tags if spec.tags_of is None else None
         limit = self.port.limit(self.flow.flights, flights, spec)
+        spans = self.flow.telemetry.spans
         started = perf_counter()
         with loading(flights):
             try:
-                result = await self.port.call(batch, (items,), {}, spec.timeout)
+                with NO_STEP if spans is None else spans.load_many(spec.function_name, flights):
+                    result = await self.port.call(batch, (items,), {}, spec.timeout)
                 values = _aligned(result, items)
             except Exception:
                 self.flow.record_load(spec, perf_counter() - started)

@@ -30,17 +30,24 @@ from .options import (
 from .registry import live_caches
 from .runtime import BlockingPort, run
 from .stats import Counters, Stats
+from .telemetry import Telemetry
 from .tiers.memory import LRU
 from .tiers.store import Store
 from .ttl import TTL, Duration, check_jitter, optional_seconds, seconds
+from .warming import Warming
+from .writes.api import Behind
 from .writing import Writing
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
     from .async_runtime import AsyncPort
     from .coherence.async_lock import AsyncLock
     from .coherence.lock import Lock
     from .functions import AsyncCachedFunction, CachedFunction, Decorator
     from .plugin import Plugin
+    from .writes.behind import WriteBehind
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +60,7 @@ CLOSING_SECONDS = 5.0
 _NEW_L1: Any = LRU(1)  # stands for "an LRU of this cache's own" as a default
 
 
-class Cache(CacheAside):
+class Cache(CacheAside, Warming, Behind):
     """Values by key, in this process's memory (L1) and in a store that processes share (L2).
 
     Args:
@@ -77,6 +84,10 @@ class Cache(CacheAside):
         codec: What makes bytes of values for L2.
         clock: What gives the time in seconds, never going back; ``time.monotonic`` for expiry
             exact to the microsecond, by default exact to some 20 ms.
+        tracer_provider: Of OpenTelemetry, where spans go; by default the application's.
+        meter_provider: Likewise, where metrics go.
+        trace_keys: Show keys in spans.
+        trace_l1_hits: Make a span for a hit in L1, too; it is then some twenty times as slow.
 
     Raises:
         ConfigurationError: If an option is illegal.
@@ -100,6 +111,10 @@ class Cache(CacheAside):
         plugins: Iterable[Plugin | str] = (),
         codec: Codec | None = None,
         clock: Callable[[], float] | None = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        trace_keys: bool = False,
+        trace_l1_hits: bool = False,
     ) -> None:
         self.name = _checked_name(name)
         self.memory = _checked_l1(l1)
@@ -118,7 +133,15 @@ class Cache(CacheAside):
         self.codec = _checked_codec(codec)
         self.counters = Counters()
         self.hooks = Hooks(plugins, self.counters)
+        self.telemetry = Telemetry(
+            self.name,
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+            trace_keys=trace_keys,
+            trace_l1_hits=trace_l1_hits,
+        )
         self.blocking = BlockingPort()
+        self._behinds: list[WriteBehind] = []
         self._registering = threading.RLock()
         self._functions: weakref.WeakSet[Cached] = weakref.WeakSet()  # guarded by _registering
         self._function_counters: list[Counters] = []
@@ -128,6 +151,7 @@ class Cache(CacheAside):
         if self.memory is not None:
             self.memory.on_clear = self._drop_shortcuts
         self.hooks.start(self)
+        self.telemetry.report(self)
 
     def _build(self) -> None:
         self.flow = Flow(
@@ -140,6 +164,7 @@ class Cache(CacheAside):
             self.hooks,
             self.counters,
             self.blind_ttl,
+            self.telemetry,
         )
         self.flow.on_outdated = self._drop_tagged_shortcuts
         self.flow.keeps_stale = self._keeps_stale()
@@ -365,6 +390,7 @@ class Cache(CacheAside):
 
         Loads that run behind their callers are waited for, for CLOSING_SECONDS at most.
         """
+        self.close_writers()
         self._stop()
         self._say_what_runs_on(self.blocking.quiesce(CLOSING_SECONDS))
         self._locks.close()
@@ -375,6 +401,7 @@ class Cache(CacheAside):
 
     async def aclose(self) -> None:
         """Do what ``close`` does, awaited."""
+        await self.aclose_writers()
         self._stop()
         await self.asyncio.quiesce()
         await self._quiesce_threads()
@@ -408,6 +435,8 @@ class Cache(CacheAside):
 
     def _stop(self) -> None:
         live_caches.remove(self)
+        self.stop_warming()
+        self.telemetry.close()
         self.hooks.stop()
         flights = self.flow.flights
         for flight in flights.under_way():
@@ -466,6 +495,7 @@ class Cache(CacheAside):
         self.__dict__.pop("asyncio", None)
         self.flow.after_fork()
         self._locks.after_fork(self.flow.waits)
+        self.fork_writers()
 
     # Inside
 

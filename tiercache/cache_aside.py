@@ -15,6 +15,7 @@ from .ttl import TTL
 
 if TYPE_CHECKING:
     from .async_runtime import AsyncPort
+    from .entry import Entry
     from .flow import Flow
     from .runtime import BlockingPort
     from .stats import Counters
@@ -265,16 +266,20 @@ class CacheAside:
     def _nearby(self, key: str) -> Any:
         """Return what L1 has for a key, or MISS."""
         found = self.flow.usable(_checked_key(key))
-        if found is None:
-            return MISS
-        return self.flow.hit(*found)
+        return MISS if found is None else self._hit(*found)
 
     def _nearby_at_rest(self, key: str) -> Any:
         """Return what L1 has for a key and need not be thought about, or MISS."""
         found = self.flow.usable(_checked_key(key))
         if found is None or found[0].fresh_until <= self.flow.time():
             return MISS
-        return self.flow.hit(*found)
+        return self._hit(*found)
+
+    def _hit(self, entry: Entry, value: Any) -> Any:
+        flow = self.flow
+        if flow.telemetry.traces_hits:
+            return flow.trace_hit("", entry, value)
+        return flow.hit(entry, value)
 
     def _nearby_many(self, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """Return what L1 has, by key, and the keys of the rest."""

@@ -67,6 +67,7 @@ class Claims:
                     # Ask once more: from now on no news is missed.
                     expectation = port.expectation()
                     self._waits.add(flight.key, expectation)
+                    self._l2.note_held()
                 else:
                     seconds = self.patience(claim, began, spec)
                     if seconds <= 0:

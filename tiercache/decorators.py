@@ -228,6 +228,7 @@ class Cached(ABC):
             **(cache.ttl_options if options.ttl is None else ttl_options(options.ttl)),
             **tag_options(options.tags),
             function=self.function,
+            module=self.function.__module__,
             uses_store=self.uses_store,
             schema=cache.codec.schema(self._annotation),
             when=options.when,
@@ -244,7 +245,10 @@ class Cached(ABC):
     def _uses_shortcuts(self) -> bool:
         maker = self.maker
         return (
-            self.cache.memory is not None and maker.has_parts and not maker.signature.has_variadic
+            self.cache.memory is not None
+            and not self.cache.telemetry.traces_hits  # a hit that is traced has a span to make
+            and maker.has_parts
+            and not maker.signature.has_variadic
         )
 
     def _make_wrapper(self) -> Callable[..., Any]:

@@ -87,3 +87,11 @@ class LoadErrors(CacheError, ExceptionGroup[Exception]):
     def derive(self, excs: Sequence[Exception]) -> LoadErrors:  # type: ignore[override]
         kept = {item: error for item, error in self.errors.items() if error in excs}
         return LoadErrors(self.message, kept, self.results)
+
+
+class WriteFailed(CacheError):
+    """A write was not made, or nobody knows whether it was."""
+
+
+class JournalFull(WriteFailed):
+    """``max_pending`` operations wait to be written behind; this one was not accepted."""

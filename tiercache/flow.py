@@ -21,12 +21,23 @@ from .refreshing import Refreshing
 from .runtime import BoxedStop, Port
 from .singleflight import Flight, Source, loading_now, waits_for_itself
 from .spec import MISS, Spec, UncacheableValueWarning
+from .telemetry import NO_STEP, Step, names
 from .tiers.memory import Removed
 from .tiers.store import Fill, Kind
 
 if TYPE_CHECKING:
     from .coherence.bus import Bus
     from .l2 import L2
+
+
+_OUTCOMES = {
+    Source.MEMORY: names.L1_HIT,
+    Source.STORE: names.L2_HIT,
+    Source.LOAD: names.LOADED,
+    Source.GUARD: names.ABSENT,
+    Source.PEER: names.JOINED,
+    Source.STALE: names.STALE,
+}
 
 
 class loading:  # noqa: N801 - reads as a statement: `with loading(flights):`
@@ -65,9 +76,18 @@ class Flow(Refreshing):
     # Flights
 
     async def read(
-        self, port: Port, spec: Spec, key: str, args: Any = (), kwargs: Any = None
+        self,
+        port: Port,
+        spec: Spec,
+        key: str,
+        args: Any = (),
+        kwargs: Any = None,
+        step: Step | None = None,
     ) -> Flight:
         """Return the landed flight that brought the value of a key."""
+        if step is None and (spans := self.telemetry.notice()) is not None:
+            call = spans.get(spec.function_name, key)
+            return await self._read_traced(call, port, spec, key, args, kwargs)
         while True:
             flight, leads = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
             if leads:
@@ -85,7 +105,19 @@ class Flow(Refreshing):
             landed = self._landed(spec, flight)
             if landed is not None:
                 self.count(spec, landed, leads=leads)
+                if step is not None:
+                    self.tell_answer(step, flight, landed, leads=leads)
                 return landed
+
+    async def _read_traced(
+        self, step: Step, port: Port, spec: Spec, key: str, args: Any, kwargs: Any
+    ) -> Flight:
+        with step:
+            step.answered(names.LOADED)  # so it is where a load asks for its own key
+            landed = await self.read(port, spec, key, args, kwargs, step)
+            if landed.error is not None:
+                step.failed(landed.error)
+        return landed
 
     def _patience(self, spec: Spec, flight: Flight) -> float | None:
         """Return how long to wait for a flight where there is a stale value to go on with."""
@@ -181,12 +213,27 @@ class Flow(Refreshing):
         await port.follow(self.flights, flight, spec.soft_timeout)
         return True
 
-    async def refresh(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Flight:
+    async def refresh(
+        self,
+        port: Port,
+        spec: Spec,
+        key: str,
+        args: Any,
+        kwargs: Any,
+        step: Step | None = None,
+    ) -> Flight:
         """Load a key again, whatever the tiers hold; return the landed flight.
 
         A load that is under way may have read before the caller's reason to refresh: it goes on
         for those who wait for it, but this one takes its place.
         """
+        if step is None and (spans := self.telemetry.notice()) is not None:
+            with spans.explicit_refresh(spec.function_name, key) as call:
+                flight = await self.refresh(port, spec, key, args, kwargs, call)
+                call.kept(flight.ttl)
+                if flight.error is not None:
+                    call.failed(flight.error)
+                return flight
         await self.listen(port)
         while True:
             with self.flights.lock:
@@ -212,7 +259,9 @@ class Flow(Refreshing):
         return True
 
     async def _wait_for(self, port: Port, flight: Flight, seconds: float | None) -> None:
-        await port.follow(self.flights, flight, seconds)
+        spans = self.telemetry.spans
+        with NO_STEP if spans is None else spans.wait(flight):
+            await port.follow(self.flights, flight, seconds)
         if (
             seconds is None
             and not flight.has_landed
@@ -227,8 +276,10 @@ class Flow(Refreshing):
     ) -> Flight:
         """Answer a load that asks for a key it is itself loading: by the function alone."""
         flight = Flight(shared.key, shared.deck, spec.load_seconds, port.loop())
+        spans = self.telemetry.spans
         try:
-            value = await port.call(spec.function, args, kwargs, spec.timeout)
+            with NO_STEP if spans is None else spans.load(spec.function_name, flight):
+                value = await port.call(spec.function, args, kwargs, spec.timeout)
         except BoxedStop as box:
             self.flights.fail(flight, box.error)
         except Exception as error:
@@ -244,6 +295,8 @@ class Flow(Refreshing):
             value: Any = MISS
             if self.claims is not None and spec.uses_store and not flight.skips_store:
                 value = await self._bring(port, flight, spec, self.claims)
+            if value is MISS and self.overlay is not None:
+                value = await self._take_pending(port, flight, spec, self.overlay)
             if value is MISS:
                 value = await self._load(port, flight, spec, args, kwargs)
         except BoxedStop as box:
@@ -278,6 +331,27 @@ class Flow(Refreshing):
             self.put_off(flight, seconds)
         return value
 
+    async def _take_pending(self, port: Port, flight: Flight, spec: Spec, overlay: Overlay) -> Any:
+        """Return what is still on its way to the database, or MISS; it is kept like a load.
+
+        Once the lease is had: a write that comes later ends it, and neither this nor what is
+        loaded is kept.
+        """
+        values = await overlay.values(port, spec, [flight.key], for_load=True)
+        if flight.key not in values:
+            return MISS
+        return await self.keep_pending(port, flight, spec, values[flight.key])
+
+    async def keep_pending(self, port: Port, flight: Flight, spec: Spec, value: Any) -> Any:
+        """Keep and return what a load is answered with from what is written behind."""
+        if isinstance(value, BaseException) or (
+            isinstance(value, type) and issubclass(value, BaseException)
+        ):
+            raise value
+        flight.source = Source.STORE
+        await self._keep(port, spec, flight, value, 0.0)
+        return value
+
     # Loading
 
     async def _load(  # a helper would be one more frame in every recursion
@@ -288,15 +362,17 @@ class Flow(Refreshing):
         flight.load = partial(self.describe, spec, args, kwargs, not port.leads_inline)
         token = loading_now.set((flight, *loading_now.get()))
         limit = port.limit(self.flights, (flight,), spec)
+        spans = self.telemetry.spans
         started = perf_counter()
         try:
-            if self.hooks.around_load:
-                value = await self._call_around(port, flight, spec, args, kwargs)
-            elif port.leads_inline and spec.timeout is None:
-                # As `port.call` would, with a frame less: a function may recurse through here.
-                value = spec.function(*args, **kwargs)  # type: ignore[misc]
-            else:
-                value = await port.call(spec.function, args, kwargs, spec.timeout)
+            with NO_STEP if spans is None else spans.load(spec.function_name, flight):
+                if self.hooks.around_load:
+                    value = await self._call_around(port, flight, spec, args, kwargs)
+                elif port.leads_inline and spec.timeout is None:
+                    # As `port.call` would, with a frame less: a function may recurse through here.
+                    value = spec.function(*args, **kwargs)  # type: ignore[misc]
+                else:
+                    value = await port.call(spec.function, args, kwargs, spec.timeout)
         except Exception as error:
             self._note_error(flight, spec, error, perf_counter() - started)
             if isinstance(error, StopIteration):
@@ -325,6 +401,7 @@ class Flow(Refreshing):
         if self.pauses:
             self.pauses.end(flight.key)
         in_store: bool | None = None
+        flight.ttl = None if life is None else life.ttl
         if life is not None:
             in_store = await self._fill_store(port, spec, flight, value, life)
         # Refused: the key was invalidated meanwhile, or given to another.
@@ -401,6 +478,7 @@ class Flow(Refreshing):
 
     def record_load(self, spec: Spec, seconds: float) -> None:
         """Count a load that took this long."""
+        self.telemetry.loaded(seconds)
         spec.counters.loads += 1
         spec.counters.load_times.record(seconds)
         self.load_times.record(seconds)
@@ -437,12 +515,13 @@ class Flow(Refreshing):
         return Load(
             *(flight.key, spec.name),
             ttl=spec.ttl,
+            module=spec.module,
             cache=self.name,
             tags=spec.tags,
             args=args,
             kwargs=kwargs,
             is_async=is_async,
-            is_refresh=flight.renews,
+            is_refresh=flight.renews or flight.replaces,
             stale_value=stale_value,
             previous=previous,
         )
@@ -472,6 +551,15 @@ class Flow(Refreshing):
                 )
             return None
 
+    def tell_answer(self, step: Step, flight: Flight, landed: Flight, *, leads: bool) -> None:
+        """Say how a call was answered: by a flight, or by a stale value in its place."""
+        if isinstance(flight.load, Load):
+            step.note_all(flight.load.notes)
+        found = landed.stale if landed.source is Source.STALE else None
+        age = None if found is None else self.age(found)
+        step.answered(outcome(landed.source, leads=leads), age)
+        step.kept(landed.ttl)
+
     def count(self, spec: Spec, flight: Flight, *, leads: bool) -> None:
         """Count a call by what answered it: each call once."""
         source = flight.source
@@ -490,6 +578,13 @@ class Flow(Refreshing):
             entry = self.memory.get(flight.key)
             if entry is not None:
                 self.memory.touch(entry)
+
+
+def outcome(source: Source, *, leads: bool) -> str:
+    """Return what spans call an answer."""
+    if source is Source.LOAD and not leads:
+        return names.JOINED
+    return _OUTCOMES[source]
 
 
 def _refuse_coroutine(value: Any, spec: Spec) -> None:

@@ -66,6 +66,7 @@ class Hearing:
         if was_blind:  # L1 has been dropped then, and what came since is short-lived
             with flow.flights.lock:
                 flow.flights.hear_all()
+            flow.tell("bus_gap", "", cause="blind")  # a plugin may have counted on hearing all
             return
         flow.counters.bus_gaps += 1
         flow.tell("bus_gap", "")

@@ -21,6 +21,7 @@ from .health import health_of
 from .hooks import Hooks
 from .plugin import Event
 from .stats import Counters
+from .telemetry import NO_STEP, Telemetry
 from .tiers.breaker import State
 from .tiers.store import Claim, Fill, Item, Kind, Lease, LeaseMode, StoreRefused
 
@@ -38,7 +39,9 @@ _NOTHING: Final = object()  # the answer of an operation that was not done
 class L2:
     """A cache's part of a store."""
 
-    def __init__(self, cache: str, store: Store, hooks: Hooks, counters: Counters) -> None:
+    def __init__(
+        self, cache: str, store: Store, hooks: Hooks, counters: Counters, telemetry: Telemetry
+    ) -> None:
         self.origin = secrets.token_hex(6)  # marks this process's messages
         self.namespace: Namespace = store.namespace(cache, self.origin)
         self.health = health_of(store)
@@ -48,6 +51,7 @@ class L2:
         self._cache = cache
         self._hooks = hooks
         self._counters = counters
+        self._telemetry = telemetry
         self._lock = threading.RLock()
         self._settler: object = None  # who delivers what is owed; guarded by _lock, as is
         self._settling_until = 0.0  # when that one is given up: its event loop may have stopped
@@ -150,6 +154,11 @@ class L2:
             raise
         return None if answer is _NOTHING else answer
 
+    def note_held(self) -> None:
+        """Say that a lease is held elsewhere, and is waited for."""
+        if self._telemetry.spans is not None:
+            self._telemetry.spans.held_elsewhere()
+
     async def fill(self, port: Port, fills: Sequence[Fill]) -> Sequence[bool] | None:
         """Store loaded values under their leases; None where L2 cannot say."""
         answer: Any = await self._ask(port, "fill", fills[0].key, fills)
@@ -178,21 +187,61 @@ class L2:
         self, port: Port, operation: str, subject: str, *args: Any, **options: Any
     ) -> Any:
         """Return what the store answers, or _NOTHING. ``subject``: a key, for events."""
+        spans = self._telemetry.spans
+        step = NO_STEP if spans is None else spans.store(operation, subject, args)
+        with step:
+            began = time.monotonic()
+            breaker = self.breaker
+            if not breaker.admits(began) or (self.debts and not await self._settle(port)):
+                step.unasked(breaker.state.value)
+                return _NOTHING
+            try:
+                answer = await port.ask(self.namespace, operation, *args, **options)
+            except Exception as error:
+                self._failed(operation, error, subject, time.monotonic() - began)
+                step.failed(error)
+                return _NOTHING
+            except BaseException:
+                breaker.abstained()
+                raise
+        now = time.monotonic()
+        self.health.succeeded(now, now - began)
+        return answer
+
+    async def demand(self, port: Port, place: Any, operation: str, *args: Any) -> Any:
+        """Return what a part of the store answers, for who cannot go on without.
+
+        Args:
+            port: The caller's.
+            place: A journal.
+            operation: Its method.
+            args: Of that.
+
+        Raises:
+            StoreError: Counted like any trouble of the store's.
+        """
         began = time.monotonic()
         breaker = self.breaker
-        if not breaker.admits(began) or (self.debts and not await self._settle(port)):
-            return _NOTHING
+        if not breaker.admits(began):
+            raise StoreError(f"{self.label} is not asked for now: it did not answer lately")
+        if self.debts and not await self._settle(port):
+            raise StoreError(f"{self.label} has not taken yet what was invalidated before")
         try:
-            answer = await port.ask(self.namespace, operation, *args, **options)
-        except Exception as error:
-            self._failed(operation, error, subject, time.monotonic() - began)
-            return _NOTHING
+            answer = await port.ask(place, operation, *args)
+        except StoreError as error:
+            self._failed(operation, error, "", time.monotonic() - began)
+            raise
         except BaseException:
             breaker.abstained()
             raise
         now = time.monotonic()
         self.health.succeeded(now, now - began)
         return answer
+
+    @property
+    def label(self) -> str:
+        """The store, in errors."""
+        return self._store.label
 
     async def settle(self, port: Port) -> bool:
         """Deliver what is owed, if anything and if the store is thought to answer."""

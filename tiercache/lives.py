@@ -44,6 +44,7 @@ class Lives:
         ttl = None if load is not None and load.has_own_ttl else self._ttl(spec, value)
         if load is None and hooks.ttl:
             load = Load(key, spec.name, ttl=ttl, tags=spec.tags)
+            load.is_write = True
         if load is None:
             tags = spec.tags if spec.tags_of is None else spec.tags_of(value)
         else:

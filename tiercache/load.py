@@ -41,8 +41,10 @@ class Load:
         "is_not_modified",
         "is_refresh",
         "is_skipped",
+        "is_write",
         "key",
         "kwargs",
+        "module",
         "notes",
         "previous",
         "reason",
@@ -61,6 +63,7 @@ class Load:
         ttl: float | None = None,
         *,
         cache: str = "",
+        module: str = "",
         tags: Iterable[str] = (),
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
@@ -71,11 +74,12 @@ class Load:
     ) -> None:
         self.key = key
         self.function = function  # qualified name
+        self.module = module  # of the function; "" for a loader that was given with the call
         self.cache = cache  # its name
         self.args = args  # of the call
         self.kwargs = kwargs or {}
         self.is_async = is_async  # else nothing in around_load may suspend but call_next
-        self.is_refresh = is_refresh  # a value is being served meanwhile
+        self.is_refresh = is_refresh  # behind a value that is being served, or by f.refresh()
         #: The value that is served if this load fails (``stale_if_error``); MISS if there is none.
         self.stale_value = stale_value
         self.previous = previous
@@ -84,6 +88,7 @@ class Load:
         self.has_own_ttl = False  # whether the loader has chosen it
         self.has_timed_out = False  # why an asyncio load that took too long is cancelled
         self.is_skipped = False
+        self.is_write = False  # no load at all: a value was set
         self.is_not_modified = False
         #: A plugin's own, kept with the value, in L2 too; of None, bool, int, float, str, list,
         #: dict. It begins as what the load before left.

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .clock import Clock, CoarseClock
 from .coherence.bus import Bus
@@ -35,6 +35,7 @@ from .runtime import Port
 from .singleflight import Flight, Flights, Source
 from .spec import MISS, Spec
 from .stats import Counters, LoadTimes
+from .telemetry import NO_STEP, Telemetry, names
 from .ttl import jittered
 from .waits import Waits
 
@@ -52,6 +53,18 @@ _NO_LIFE = Life(0.0)
 FEW_ENTRIES = 1000  # in L1, that may be looked through whenever a tag is invalidated
 
 
+class Overlay(Protocol):
+    """What is still on its way to the database."""
+
+    async def values(
+        self, port: Port, spec: Spec, keys: Sequence[str], *, for_load: bool
+    ) -> dict[str, Any]:
+        """Return what keys are to read as whose writes have not reached the database.
+
+        For a load, deleted ones too: in the place of a value may stand an exception to be raised.
+        """
+
+
 class Lookup:
     """The tiers of one cache, and what is under way towards them."""
 
@@ -66,6 +79,7 @@ class Lookup:
         hooks: Hooks,
         counters: Counters,
         blind_ttl: float = BLIND_TTL,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.name = name
         self.memory = memory
@@ -74,6 +88,7 @@ class Lookup:
         self.jitter = jitter
         self.hooks = hooks
         self.counters = counters
+        self.telemetry = telemetry or Telemetry(name)
         self.time = time.monotonic if isinstance(clock, CoarseClock) else clock
         self.lives = Lives(hooks, jitter)
         self.load_times = LoadTimes()  # of all functions together
@@ -82,10 +97,11 @@ class Lookup:
         self.any_spec = Spec(name, counters, 0.0)  # of a value of whatever function
         self.keeps_stale = False  # whether some function's values are kept past their TTL
         self.on_outdated: Callable[[Sequence[str]], None] | None = None  # tags were invalidated
+        self.overlay: Overlay | None = None  # what is written behind
         self.l2: L2 | None = None
         self.bus: Bus | None = None
         if store is not None:
-            self.l2 = L2(name, store, hooks, counters)
+            self.l2 = L2(name, store, hooks, counters, self.telemetry)
             self.bus = Bus(
                 self.l2.namespace,
                 self.l2.origin,
@@ -94,6 +110,7 @@ class Lookup:
                 blind_ttl=blind_ttl,
                 breaker=self.l2.breaker,
                 name=f"cache {name!r}",
+                telemetry=self.telemetry,
             )
 
     def after_fork(self) -> None:
@@ -180,6 +197,15 @@ class Lookup:
             raise value.afresh()
         return value
 
+    def trace_hit(self, function: str, entry: Entry, value: Any) -> Any:
+        """Do what ``hit`` does, in a span of its own."""
+        spans = self.telemetry.notice()
+        step = NO_STEP if spans is None else spans.get(function, entry.key)
+        with step:
+            value = self.hit(entry, value)
+            step.answered(names.L1_HIT)
+        return value
+
     def look_nearby(self, flight: Flight) -> Any:
         """Return what can be told without I/O, or MISS. Raises a remembered error."""
         # Someone may have landed between this caller's look at L1 and its boarding.
@@ -189,6 +215,8 @@ class Lookup:
             return self.hit(*found)
         if self.hooks.guards and (guard := self.hooks.guard_against(flight.key)) is not None:
             flight.source = Source.GUARD
+            if self.telemetry.spans is not None:
+                self.telemetry.spans.ruled_out(type(guard).__name__)
             return guard.absent(flight.key)
         return MISS
 
@@ -202,6 +230,14 @@ class Lookup:
 
     async def look(self, port: Port, spec: Spec, key: str) -> Any:
         """Return the value that L2 has for a key, or MISS, and keep it in L1."""
+        spans = self.telemetry.notice()
+        step = NO_STEP if spans is None else spans.get(spec.function_name, key)
+        with step:
+            value = await self._find(port, spec, key)
+            step.answered(names.MISS if value is MISS else names.L2_HIT)
+        return value
+
+    async def _find(self, port: Port, spec: Spec, key: str) -> Any:
         if self.l2 is None:
             spec.counters.misses += 1
             return MISS
@@ -210,18 +246,37 @@ class Lookup:
         stored = await self.l2.read(port, key, spec.tags)
         if stored is None:
             spec.counters.misses += 1
-            return MISS
+            return (await self.pending(port, spec, [key])).get(key, MISS)
         return self._keep_found(spec, era, [key], [stored]).get(key, MISS)
 
     async def look_many(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values that L2 has, by key, in one round trip, and keep them in L1."""
+        spans = self.telemetry.notice()
+        step = NO_STEP if spans is None else spans.get_many(spec.function_name, len(keys))
+        with step:
+            values = await self.find_many(port, spec, keys)
+            step.answered(names.L2_HIT if values else names.MISS)
+        return values
+
+    async def find_many(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
+        """Do what ``look_many`` does, as part of something larger."""
         await self.listen(port)
         if self.l2 is None or not spec.uses_store:
             spec.counters.misses += len(keys)
             return {}
         era = self.flights.era
         found = await self.l2.read_many(port, keys, spec.tags)
-        return self._keep_found(spec, era, keys, found)
+        values = self._keep_found(spec, era, keys, found)
+        if self.overlay is not None and spec.function is None and len(values) < len(keys):
+            missing = [key for key in keys if key not in values]
+            values.update(await self.pending(port, spec, missing))
+        return values
+
+    async def pending(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values of keys that are still on their way to the database."""
+        if self.overlay is None:
+            return {}
+        return await self.overlay.values(port, spec, keys, for_load=False)
 
     def _keep_found(
         self, spec: Spec, era: int, keys: Sequence[str], found: Sequence[Stored | None]
@@ -269,7 +324,7 @@ class Lookup:
             return MISS
         stored = await self.l2.read(port, key, spec.tags)
         if stored is None:
-            return MISS
+            return (await self.pending(port, spec, [key])).get(key, MISS)
         value, life = self.readable(spec, key, stored)
         return MISS if life.is_stale else value
 

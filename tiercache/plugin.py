@@ -72,8 +72,9 @@ class Plugin:
     def on_write(self, keys: Sequence[str]) -> None:
         """Hear that keys were set, deleted or expired, or will be, here or in another process.
 
-        In this process before the writer returns, whatever becomes of L2; from others as soon as
-        the bus brings it. Messages may be missed: that is the event "bus_gap".
+        In this process before the writer returns, and before L2 or anyone else is told; from others
+        as soon as the bus brings it, in its thread, named ``tiercache-bus``. Messages may be
+        missed: that is the event "bus_gap".
         """
 
     # Life

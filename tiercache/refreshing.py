@@ -25,6 +25,7 @@ from .pauses import Pauses
 from .runtime import Port
 from .singleflight import Flight, Source
 from .spec import MISS, Spec
+from .telemetry import NO_STEP, names
 
 BUSY_SECONDS = 0.1  # until a refresh that found no thread is tried again
 
@@ -56,11 +57,28 @@ class Refreshing(Lookup):
         """
         found = self.fresh(key)
         if found is None:
-            return self.serve_stale(port, spec, key, args, kwargs), None
+            if not spec.keep:
+                return MISS, None
+            return self._stale_nearby(port, spec, key, args, kwargs), None
         entry, value = found
         if entry.__class__ is LastingEntry:
             self.attend(port, spec, entry, value, args, kwargs)
+        if self.telemetry.traces_hits:
+            return self.trace_hit(spec.function_name, entry, value), entry
         return self.hit(entry, value), entry
+
+    def _stale_nearby(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Any:
+        """Return what ``serve_stale`` does, as a read of its own, or MISS."""
+        spans = self.telemetry.notice()
+        if spans is None:
+            return self.serve_stale(port, spec, key, args, kwargs)
+        found = self.standing(key)
+        if found is None or not self._may_skip_waiting(spec, key, found, args):
+            return MISS
+        with spans.get(spec.function_name, key) as step:
+            value = self.serve_stale(port, spec, key, args, kwargs)
+            step.answered(names.MISS if value is MISS else names.STALE, self.age(found))
+        return value
 
     def attend(
         self, port: Port, spec: Spec, entry: LastingEntry, value: Any, args: Any, kwargs: Any
@@ -92,10 +110,15 @@ class Refreshing(Lookup):
 
         Also where it is served on error, and its load has failed a moment ago.
         """
+        if not self._may_skip_waiting(spec, key, found, args):
+            return False
+        if not self.pauses.holds(key, self.time()):
+            self.refresh_behind(port, spec, key, found, args, kwargs)
+        return True
+
+    def _may_skip_waiting(self, spec: Spec, key: str, found: Standing, args: Any) -> bool:
         now = self.time()
         if now < found.stale_at + spec.stale_while_revalidate and args is not None:
-            if not self.pauses.holds(key, now):
-                self.refresh_behind(port, spec, key, found, args, kwargs)
             return True
         return now < found.stale_at + spec.stale_if_error and self.pauses.holds(key, now)
 
@@ -114,9 +137,27 @@ class Refreshing(Lookup):
             flight.renews = True
             flight.stale = found
         work = partial(self.fly, port, flight, spec, args, kwargs or {})
+        spans = self.telemetry.notice()
+        if spans is not None:
+            cause = spans.current()
+            work = partial(self._fly_apart, cause, port, flight, spec, args, kwargs or {})
         if not port.carry(flight, work, is_refresh=True):
             self.pauses.hold(key, self.time() + BUSY_SECONDS)
             flights.fail(flight, CacheError("no thread for a refresh"), must_retry=True)
+
+    async def _fly_apart(
+        self, cause: Any, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
+    ) -> None:
+        """Fly in a trace of its own, linked to the one that set it off."""
+        spans = self.telemetry.spans
+        step = NO_STEP
+        if spans is not None:
+            step = spans.refresh(spec.function_name, flight.key, cause)
+        with step:
+            await self.fly(port, flight, spec, args, kwargs)
+            step.kept(flight.ttl)
+            if flight.error is not None:
+                step.failed(flight.error)
 
     # Where a load does not bring a value, or not in time
 
@@ -171,6 +212,7 @@ class Refreshing(Lookup):
     def note_stale(self, spec: Spec, key: str, found: Standing) -> None:
         """Count a stale answer."""
         spec.counters.stale_served += 1
+        self.telemetry.served_stale(self.age(found))
         self.tell("stale_served", key, seconds=self.age(found))
 
     def age(self, found: Standing) -> float:

@@ -90,10 +90,12 @@ class Flight:
         "replaces",
         "skips_store",
         "source",
+        "span",
         "stale",
         "tags",
         "thread",
         "traceback",
+        "ttl",
         "value",
         "waiters",
     )
@@ -123,6 +125,8 @@ class Flight:
         self.stale: Standing | None = None  # what stood there when it began
         # The load as its loader sees it, or what makes it when it is first asked for.
         self.load: Load | Callable[[Flight], Load] | None = None
+        self.ttl: float | None = None  # that a load gave its value, in seconds
+        self.span: object = None  # of its load: what those who waited for it link to
         self.skips_store = False  # it has seen L2 fail, and does not wait for it again
         self.era = era  # in which it began
         self.tags: tuple[str, ...] | None = None  # of its value; None: they may be any

@@ -47,6 +47,7 @@ class Spec:
     tags_of: Callable[[Any], tuple[str, ...]] | None = None  # from the value
     tags_last: bool = True  # whether the tags are those of a function, and not of one call
     function: Callable[..., Any] | None = None  # None: only look
+    module: str = ""  # of a decorated function
     uses_store: bool = True  # whether L2 may hold its values
     lease: bool = True  # whether one process loads at a time
     schema: Schema | None = None
@@ -64,6 +65,11 @@ class Spec:
     flight_seconds: float = field(init=False)  # until its load begins: L2 has its own limits
     keep: float = field(init=False)  # seconds that values are kept past their TTL
     refreshes_ahead: bool = field(init=False)
+
+    @property
+    def function_name(self) -> str:
+        """What spans call the function; nothing where it is a call with a key of its own."""
+        return self.name.removesuffix("()") if self.tags_last else ""
 
     @property
     def known_tags(self) -> tuple[str, ...]:

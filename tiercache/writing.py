@@ -16,6 +16,7 @@ from .flow import Flow
 from .l2 import L2
 from .runtime import Port
 from .spec import Spec
+from .telemetry import NO_STEP, Step
 from .tiers.memory import Removed
 from .tiers.store import Item, Stored
 
@@ -29,6 +30,7 @@ class Writing:
     async def put(self, port: Port, spec: Spec, values: Mapping[str, Any]) -> None:
         """Store values, in one round trip."""
         flow = self.flow
+        flow.telemetry.notice()
         await flow.listen(port)
         entries: dict[str, Entry] = {}
         lives: dict[str, Life] = {}
@@ -63,7 +65,7 @@ class Writing:
         done = False
         for key in values if flow.pauses else ():
             flow.pauses.end(key)
-        with self._fenced(list(values), settle):
+        with self.fenced(list(values), settle):
             if flow.l2 is not None:
                 await self._write(port, flow.l2, items, unwritable)
             done = True
@@ -77,7 +79,7 @@ class Writing:
             if unwritable:
                 await l2.delete(port, unwritable)
         finally:
-            self._see_to_debts(l2)
+            self.see_to_debts(l2)
 
     async def delete(self, port: Port, keys: Sequence[str]) -> int:
         """Remove keys from both tiers; return how many either had."""
@@ -90,7 +92,7 @@ class Writing:
             return removed
 
         in_store = 0
-        with self._fenced(keys, settle):
+        with self._step("delete", keys), self.fenced(keys, settle):
             if memory is not None:  # nobody is served from L1 while L2 is being told
                 memory.bury([gone for key in keys for gone in settle(key, True)])
             if self.flow.l2 is not None:
@@ -104,7 +106,7 @@ class Writing:
         def settle(key: str, _alone: bool) -> list[Removed]:
             return flow.make_stale(key)
 
-        with self._fenced(keys, settle):
+        with self._step("expire", keys), self.fenced(keys, settle):
             if flow.l2 is not None:
                 await self._expire(port, flow.l2, keys)
 
@@ -117,7 +119,7 @@ class Writing:
         try:
             await l2.expire(port, keys, keeps)
         finally:
-            self._see_to_debts(l2)
+            self.see_to_debts(l2)
 
     def _keep_of(self, key: str, stored: Stored | None) -> float:
         if stored is None:
@@ -128,7 +130,7 @@ class Writing:
         try:
             return await l2.delete(port, keys)
         finally:
-            self._see_to_debts(l2)
+            self.see_to_debts(l2)
 
     async def invalidate_tags(self, port: Port, tags: Sequence[str]) -> None:
         """Have no entry served any more that carries one of the tags, in either tier.
@@ -137,35 +139,41 @@ class Writing:
         from L2 before it knew.
         """
         flow = self.flow
-        flow.outdate(tags)
-        if flow.l2 is None:
-            return
-        try:
-            await flow.l2.invalidate_tags(port, tags)
-        finally:
+        with self._step("invalidate_tags", tags):
             flow.outdate(tags)
-            self._see_to_debts(flow.l2)
+            if flow.l2 is None:
+                return
+            try:
+                await flow.l2.invalidate_tags(port, tags)
+            finally:
+                flow.outdate(tags)
+                self.see_to_debts(flow.l2)
 
     async def clear(self, port: Port, prefix: str, forget: Callable[[], None]) -> None:
         """Remove every key that begins with a prefix; ``forget`` does so in this process."""
         flow = self.flow
-        flow.flights.fence_all()
-        try:
-            forget()
-            if flow.l2 is not None:
-                await flow.l2.clear(port, prefix)
-        finally:
-            flow.flights.unfence_all(forget)
-            if flow.l2 is not None:
-                self._see_to_debts(flow.l2)
+        with self._step("clear", ()):
+            flow.flights.fence_all()
+            try:
+                forget()
+                if flow.l2 is not None:
+                    await flow.l2.clear(port, prefix)
+            finally:
+                flow.flights.unfence_all(forget)
+                if flow.l2 is not None:
+                    self.see_to_debts(flow.l2)
 
-    def _see_to_debts(self, l2: L2) -> None:
+    def _step(self, operation: str, subjects: Sequence[str]) -> Step:
+        spans = self.flow.telemetry.notice()
+        return NO_STEP if spans is None else spans.invalidate(operation, subjects)
+
+    def see_to_debts(self, l2: L2) -> None:
         """Have what is owed to L2 delivered, even if nobody asks it for anything any more."""
         if l2.debts and self.flow.bus is not None:
             self.flow.bus.start()
 
     @contextmanager
-    def _fenced(
+    def fenced(
         self, keys: Sequence[str], settle: Callable[[str, bool], list[Removed]]
     ) -> Iterator[None]:
         """Hold off every other fill of keys, and bring L1 in line at the end."""

@@ -5,7 +5,7 @@ whether another process has published a filter; else read all ids into a new one
 and put it in its place if no message was missed meanwhile. What fails is tried again, with pauses
 that double. An attempt that fails changes nothing: an old filter stays, an unknown stays unknown.
 
-The thread is a daemon and holds neither the cache nor, while it waits, anything that would keep it.
+The thread is a daemon, and ends by itself when the cache is gone.
 """
 
 from __future__ import annotations
@@ -15,48 +15,27 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
-from typing import Any
 
-from tiercache import Cache
+from tiercache import Cache, LockLost
 
 from ._bloom_files import Files
 from ._bloom_ids import Ids, Interrupted
 from ._bloom_keys import Ambiguous, Keys
 from ._bloom_members import Build, Members
-from ._bloom_series import Series
+from ._bloom_reading import Outdated, Plan, Reading
 from ._bloom_shared import Mark, SharedFilter
 from ._bloom_snapshot import NotASnapshot, decode, encode
 
 log = logging.getLogger(__name__)
 
-LOOK = 256  # ids between two looks at whether to go on
-TELL = 10_000  # ids between two calls of on_progress
-HEADROOM = 1.25  # room for ids to come, where their number is known and above the capacity
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds, while waiting for others
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds, while waiting for others
 LONGEST_RETRY = 300.0  # seconds, after failures
+SETTLE_PAUSE = 1.0  # seconds between attempts to note in Redis what is owed
 PATIENCE = 2.0  # seconds that stop() waits for the user's code
-ADDS_BEFORE_REBUILD = 10_000  # in the shared filter, or a tenth of it
-RESETTLE = 1.0  # seconds between attempts to note in Redis what is owed
-
-
-class Outdated(Exception):
-    """Messages were missed during a build, or it is to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a guard was told about building."""
-
-    capacity: int
-    error_rate: float
-    rebuild_every: float  # seconds; inf: only when it has to
-    retry: float  # seconds after a failure
-    rate_limit: float | None  # ids per second
-    on_progress: Callable[[int, int | None], object] | None
+CROWDED = 10_000  # adds in the shared filter, or a tenth of it, after which it is made anew
 
 
 class Builder:
@@ -68,7 +47,7 @@ class Builder:
         members: Where the result goes.
         find_keys: What makes keys of ids; None: not known yet. May raise Ambiguous.
         shared: Where filters are published, or None.
-        store: The snapshots.
+        files: The snapshots.
     """
 
     def __init__(
@@ -78,16 +57,15 @@ class Builder:
         members: Members,
         find_keys: Callable[[Cache], Keys | None],
         shared: SharedFilter | None,
-        store: Files,
+        files: Files,
     ) -> None:
         self._plan = plan
         self._ids = ids
         self._members = members
         self._find_keys = find_keys
         self._shared = shared
-        self._files = store
+        self._files = files
         self._cache: weakref.ref[Cache] | None = None
-        self.landed = threading.Event()
         self.builds = 0  # that landed
         self.after_fork()
 
@@ -95,23 +73,24 @@ class Builder:
         """Have no thread; the next who asks for one starts it."""
         self._stopped = threading.Event()
         self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self.landed.clear()
-        self._due = 0.0  # monotonic time of the next attempt; written by the thread and by rebuild
+        self._thread: threading.Thread | None = None  # guarded by _starting
+        self._is_asked = False  # for an attempt now
+        self._due = 0.0  # monotonic time of the next attempt, as are the like
+        self._settle_at = 0.0
         self._pause = FIRST_PAUSE
         self._failures = 0
+        self._hint = 0  # how many ids there may be
         self._known = ""  # the publication that the live filter is of
-        self._settle_at = 0.0
+        self._relieved = ""  # the one that was found crowded
         self.is_building = False
-        self.progress = 0  # ids read in this build, or in the last
-        self.expected: int | None = None  # of how many
+        self.reading: Reading | None = None  # the last one
         self.error = ""  # why it is not better than it is
 
     # From outside
 
     def start(self, cache: Cache) -> None:
-        """Begin to work for a cache."""
+        """Begin to work for a cache; end when it is gone."""
         stopped, wake = self._stopped, self._wake
 
         def end(_: object) -> None:
@@ -123,20 +102,21 @@ class Builder:
 
     def ensure(self) -> None:
         """Have the thread run, also in a forked child; nothing once it was stopped."""
+        if self._thread is not None or self._cache is None or self._stopped.is_set():
+            return
         with self._starting:
-            if self._thread is not None or self._cache is None or self._stopped.is_set():
-                return
-            thread = threading.Thread(target=self._run, name="tiercache-bloom", daemon=True)
-            thread.start()
-            self._thread = thread
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="tiercache-bloom", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def hurry(self) -> None:
-        """Have the next attempt made now."""
-        self._due = 0.0
+        """Have an attempt made now."""
+        self._is_asked = True
         self._wake.set()
 
     def attend(self) -> None:
-        """Have what is owed to the shared filter seen to."""
+        """Have the shared filter seen to."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -149,7 +129,9 @@ class Builder:
         if thread is not None and thread is not threading.current_thread():
             thread.join(PATIENCE)
             if thread.is_alive():
-                log.warning("BloomGuard: ids did not come to an end within %g s of stop()", PATIENCE)
+                log.warning(
+                    "BloomGuard: ids go on %g s after stop(); they are left alone", PATIENCE
+                )
 
     # In the thread
 
@@ -157,30 +139,30 @@ class Builder:
         while not self._stopped.is_set():
             self._wake.clear()
             self._settle()
-            if time.monotonic() >= self._due:
+            if self._is_asked or time.monotonic() >= self._due:
                 self._attempt_safely()
             left = self._next() - time.monotonic()
-            if left > 0 and not self._stopped.is_set():
+            if left > 0 and not self._is_asked:
                 self._wake.wait(None if left == inf else left)
 
     def _next(self) -> float:
-        owes = self._shared is not None and self._shared.owes
-        return min(self._due, self._settle_at) if owes else self._due
+        has_work = self._shared is not None and self._shared.has_work
+        return min(self._due, self._settle_at) if has_work else self._due
 
     def _again_in(self, seconds: float) -> None:
         self._due = time.monotonic() + seconds
 
-    def _wait_for_others(self) -> None:
+    def _wait_for_others(self, why: str = "") -> None:
+        self.error = why
         self._again_in(self._pause)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _attempt_safely(self) -> None:
-        self._due = inf  # before the attempt: hurry() during it asks for another
+        self._is_asked, self._due = False, inf
         try:
             self._attempt()
         except (Outdated, Interrupted):
-            if self._due == inf:
-                self._wait_for_others()
+            self._wait_for_others("messages were missed during the build")
         except Ambiguous as error:
             self.error = f"{error}; tell BloomGuard which one its ids are of: key="
             log.error("BloomGuard rules nothing out: %s", self.error)  # noqa: TRY400 - no bug
@@ -191,35 +173,167 @@ class Builder:
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
-        pause = min(self._plan.retry * 2 ** (self._failures - 1), LONGEST_RETRY)
-        pause *= 0.75 + random.random() / 2  # noqa: S311 - spreads processes, guards nothing
-        self.error = f"ids failed after {self.progress}: {type(error).__name__}: {error}"
-        state = "is unknown" if self._members.live is None else "is the old one"
+        done = 0 if self.reading is None else self.reading.done
+        self.error = f"ids failed after {done}: {type(error).__name__}: {error}"
         if self._ids.is_spent:
-            self.error += "; they can be read only once: give a function that returns them afresh"
-            log.error("BloomGuard: %s; the filter %s", self.error, state)  # noqa: TRY400
+            self.error += "; they can be read only once: use a function that returns them afresh"
+            log.error("BloomGuard: %s", self.error)
             return
-        log.warning("BloomGuard: %s; the filter %s, next try in %.3g s", self.error, state, pause)
+        pause = min(self._plan.retry * 2 ** min(self._failures - 1, 20), LONGEST_RETRY)
+        pause *= 0.75 + random.random() / 2  # noqa: S311 - spreads processes, guards nothing
+        state = "rules nothing out" if self._members.live is None else "keeps its old filter"
+        log.warning("BloomGuard %s: %s; next try in %.3g s", state, self.error, pause)
         self._again_in(pause)
 
     def _attempt(self) -> None:
-        cache = self._cache and self._cache()
+        cache = None if self._cache is None else self._cache()
         if cache is None:
             return
         keys = self._find_keys(cache)
-        if keys is None or not cache.listen():
-            self.error = "no function is decorated" if keys is None else "L2 is out of reach"
-            self._wait_for_others()
+        if keys is None:
+            self._wait_for_others("no function is decorated yet")
             return
-        era = self._members.era  # after the bus is open: what is missed from here on ends it
-        hint = self._from_file(keys, era)
-        if self._members.live is None and self._shared is None and hint.is_trusted:
+        if not cache.listen():
+            self._wait_for_others("other processes cannot be heard: L2 is out of reach")
+            return
+        era = self._members.era  # what is missed from here on advances it
+        if self._from_file(keys, era):
             return
         with self._turn(cache, keys) as is_ours:
             if self._from_shared(keys, era):
                 return
-            if not is_ours:
-                self.error = "another process is building the shared filter"
-                self._wait_for_others()
-                return
-            self._build(keys, era, hint.count)
+            if is_ours:
+                self._build(keys, era)
+            else:
+                self._wait_for_others("another process is building the shared filter")
+
+    @contextmanager
+    def _turn(self, cache: Cache, keys: Keys) -> Iterator[bool]:
+        """Be the only one who builds what is shared; that it failed costs work, nothing else."""
+        if self._shared is None:
+            yield True
+            return
+        lock = cache.lock(f"bloom:{keys.label}", wait=0, required=False)
+        try:
+            with lock:
+                yield lock.is_held
+        except LockLost:
+            log.info("BloomGuard: another process may have built the shared filter, too")
+
+    def _build(self, keys: Keys, era: int) -> None:
+        if self._ids.is_spent:
+            self.error = "ids can be read only once; use a function that returns them afresh"
+            log.error("BloomGuard rules nothing out any more: %s", self.error)
+            return
+        self.is_building = True
+        mark = self._mark()  # before the ids are read
+        build = self._members.begin(era)
+        self._read(keys, build)
+        if mark is not None:
+            self._publish(keys, build, mark)
+        self._land(keys, build, "" if mark is None else mark.name)
+
+    def _read(self, keys: Keys, build: Build) -> None:
+        members = self._members
+        live = members.live
+        hint = self._hint if live is None else live.count
+        self.reading = reading = Reading(
+            *(self._plan, build, keys.key, hint, self._stopped),
+            is_current=lambda: members.era == build.era,
+        )
+        try:
+            self._ids.read(reading.take, reading.expect)
+        except BaseException:
+            members.drop(build)
+            raise
+        reading.tell()
+
+    def _land(self, keys: Keys, build: Build, name: str) -> None:
+        if self._stopped.is_set() or not self._members.land(build):
+            raise Outdated
+        assert build.series is not None
+        self.builds += 1
+        self.error, self._failures, self._pause = "", 0, FIRST_PAUSE
+        self._known = name
+        self._again_in(self._plan.rebuild_every)
+        log.info("BloomGuard knows %d keys of %r", build.series.count, keys.label)
+        self._files.write(build.series, keys.label)
+
+    # What is there already
+
+    def _from_file(self, keys: Keys, era: int) -> bool:
+        """Begin with the snapshot, if it is to be trusted."""
+        build = self._members.begin(era)  # what is added from here on is in it
+        found = self._files.read(keys.label)
+        self._hint = max(self._hint, found.count)
+        if found.trusted is None:
+            self._members.drop(build)
+            return False
+        build.use(found.trusted)
+        self._land(keys, build, "")
+        return True
+
+    def _from_shared(self, keys: Keys, era: int) -> bool:
+        """Begin with what another process has published, if there is something new."""
+        if self._shared is None or self._shared.owes:
+            return False
+        build = self._members.begin(era)  # before it is read
+        try:
+            published = self._shared.load("" if self._members.live is None else self._known)
+            if published is not None:
+                series = decode(published.bits, keys.label, self._plan.error_rate).series
+                for key in published.adds:
+                    series.add(key)
+                build.use(series)
+                self._land(keys, build, published.name)
+                return True
+        except NotASnapshot as error:
+            log.warning("BloomGuard: the shared filter is ignored: %s", error)
+        except Outdated:
+            raise
+        except Exception as error:
+            log.warning("BloomGuard: the shared filter cannot be read: %s", type(error).__name__)
+        self._members.drop(build)
+        return False
+
+    # What is shared
+
+    def _mark(self) -> Mark | None:
+        if self._shared is None:
+            return None
+        try:
+            return self._shared.begin()
+        except Exception as error:
+            log.warning("BloomGuard: this build is not shared: %s", type(error).__name__)
+            return None
+
+    def _publish(self, keys: Keys, build: Build, mark: Mark) -> None:
+        assert self._shared is not None
+        assert build.series is not None
+        try:
+            self._shared.publish(encode(build.series, keys.label, is_complete=False), mark)
+        except Exception as error:
+            log.warning("BloomGuard: this build is not shared: %s", type(error).__name__)
+
+    def _settle(self) -> None:
+        """Note in Redis what is owed there, and tell who has started without it."""
+        shared = self._shared
+        if shared is None:
+            return
+        if shared.has_work and time.monotonic() >= self._settle_at:
+            try:
+                owed = shared.settle()
+            except Exception:
+                self._settle_at = time.monotonic() + SETTLE_PAUSE
+            else:
+                self._announce(owed)
+        live = self._members.live
+        if live is not None and shared.count > max(CROWDED, live.count // 10):
+            self._is_asked = self._is_asked or self._relieved != self._known
+            self._relieved = self._known
+
+    def _announce(self, keys: list[str]) -> None:
+        cache = None if self._cache is None else self._cache()
+        if keys and cache is not None:
+            log.info("BloomGuard: the shared filter has %d keys that it lacked", len(keys))
+            cache.delete(*keys)

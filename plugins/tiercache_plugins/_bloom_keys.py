@@ -53,7 +53,7 @@ class FunctionKeys:
         self._cache = weakref.ref(cache)
         self._pattern = function.maker.pattern
         self._fullmatch = self._pattern.fullmatch
-        self._make = function.key
+        self._make = function.maker.of  # not the function: it would keep the cache
         self._width = len(function.maker.signature.names)
         self.label = self._pattern.pattern
 

@@ -47,23 +47,30 @@ class Series:
     Args:
         capacity: Of the first filter, in keys.
         error_rate: Of the whole series, in (0, 1).
+        filters: To go on with, instead of a first one.
     """
 
-    def __init__(self, capacity: int, error_rate: float) -> None:
+    def __init__(
+        self, capacity: int, error_rate: float, filters: tuple[BloomFilter, ...] = ()
+    ) -> None:
         self.error_rate = error_rate
         self._lock = threading.Lock()  # held by those who add; who looks up holds nothing
         #: Replaced as a whole when the series grows; the last is the one that is filled.
-        self.filters: tuple[BloomFilter, ...] = ()
-        self._grow(capacity)
+        self.filters = filters
+        if not filters:
+            self._grow(capacity)
 
     def _grow(self, capacity: int) -> None:
         rate = self.error_rate * (1 - TIGHTENING) * TIGHTENING ** len(self.filters)
         self.filters = (*self.filters, BloomFilter(capacity, rate))
 
     def __contains__(self, key: str) -> bool:
-        for each in self.filters:  # noqa: SIM110 - half the time of any()
-            if key in each:
-                return True
+        try:
+            for each in self.filters:
+                if key in each:
+                    return True
+        except UnicodeEncodeError:
+            return _encodable(key) in self
         return False
 
     def add(self, key: str) -> bool:
@@ -75,7 +82,10 @@ class Series:
             if last.count >= last.capacity:
                 self._grow(last.capacity * GROWTH)
                 last = self.filters[-1]
-            last.add(key, skip_check=True)
+            try:
+                last.add(key, skip_check=True)
+            except UnicodeEncodeError:
+                last.add(_encodable(key), skip_check=True)
             return False
 
     @property
@@ -121,13 +131,15 @@ class Series:
         Raises:
             ValueError: If the bits are not of these shapes.
         """
-        series = cls.__new__(cls)
-        series.error_rate = error_rate
-        series._lock = threading.Lock()
-        series.filters = tuple(map(_restored, shapes, bits))
-        if not series.filters:
+        filters = tuple(_restored(shape, each) for shape, each in zip(shapes, bits, strict=True))
+        if not filters:
             raise ValueError("a series of no filter")
-        return series
+        return cls(0, error_rate, filters)
+
+
+def _encodable(key: str) -> str:
+    """Return a text for a key with lone surrogates, which the filter cannot encode."""
+    return key.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 def _restored(shape: Shape, data: bytes) -> BloomFilter:

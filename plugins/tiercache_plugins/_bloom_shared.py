@@ -28,12 +28,9 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tiercache import ConfigurationError
-
-if TYPE_CHECKING:
-    import redis
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +78,8 @@ class SharedFilter:
     def after_fork(self) -> None:
         """Owe nothing: what the parent owes it delivers itself."""
         self._lock = threading.Lock()
-        self._owed: dict[str, None] = {}  # guarded by _lock, as is the next
+        self._owed: dict[str, None] = {}  # guarded by _lock, as are the next
+        self._heard: dict[str, None] = {}
         self._owes_withdrawal = False
 
     def bind(self, prefix: str, cache: str, keys: str) -> None:
@@ -90,7 +88,7 @@ class SharedFilter:
         self._base = f"{prefix}:bloom:{{{digest}}}:"
 
     @cached_property
-    def _client(self) -> redis.Redis:
+    def _client(self) -> Any:  # redis-py's types leave open whether bytes or text, now or awaited
         return _client(self._given)
 
     @cached_property
@@ -112,6 +110,11 @@ class SharedFilter:
     def owes(self) -> bool:
         """Whether something could not be noted yet."""
         return bool(self._owed) or self._owes_withdrawal
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something for ``settle`` to do."""
+        return self.owes or bool(self._heard)
 
     def add(self, keys: Sequence[str]) -> None:
         """Note keys as added, or owe them; raises nothing.
@@ -138,18 +141,24 @@ class SharedFilter:
                 self._owed.clear()
                 self._owes_withdrawal = True
 
+    def hear(self, keys: Iterable[str]) -> None:
+        """Have keys noted some time that another process has added, lest it could not."""
+        with self._lock:
+            if len(self._heard) < OWED_MOST:
+                self._heard.update(dict.fromkeys(keys))
+
     def settle(self) -> list[str]:
-        """Note what is owed; return those keys.
+        """Note what is owed, and what was heard; return what was owed.
 
         Raises:
             Exception: If Redis does not answer.
         """
         with self._lock:
             owed, withdraws = list(self._owed), self._owes_withdrawal
+            heard, self._heard = list(self._heard), {}
         if withdraws:
             self._client.delete(f"{self._base}meta")
-        if owed:
-            self._note(owed)
+        self._note([*owed, *heard])
         with self._lock:
             for key in owed:
                 self._owed.pop(key, None)
@@ -260,7 +269,8 @@ def _checked(given: Any) -> Any:
     if isinstance(given, str):
         if not given.startswith(("redis://", "rediss://", "unix://")):
             raise ConfigurationError(
-                f"shared must be a URL such as redis://localhost:6379/0, got {given.split('@')[-1]!r}"
+                f"shared must be a URL, got {given.split('@')[-1]!r}; "
+                "such as redis://localhost:6379/0"
             )
         return given
     if not any(base.__module__ == "redis.client" for base in type(given).__mro__):
@@ -270,7 +280,7 @@ def _checked(given: Any) -> Any:
     return given
 
 
-def _client(given: Any) -> redis.Redis:
+def _client(given: Any) -> Any:
     """Return a client with few connections that gives up soon."""
     import redis
     from redis.backoff import NoBackoff
@@ -278,7 +288,7 @@ def _client(given: Any) -> redis.Redis:
 
     pool = redis.ConnectionPool.from_url(given) if isinstance(given, str) else given.connection_pool
     if type(pool) not in (redis.ConnectionPool, redis.BlockingConnectionPool):
-        return given  # type: ignore[no-any-return]  # it finds its server itself: Sentinel
+        return given  # it finds its server itself: Sentinel
     ours: dict[str, Any] = {
         "socket_timeout": TIMEOUT,
         "socket_connect_timeout": TIMEOUT,
@@ -292,11 +302,8 @@ def _client(given: Any) -> redis.Redis:
         for name, value in pool.connection_kwargs.items()
         if value is not None and not name.startswith(("maint_", "orig_", "retry_on"))
     }
+    make_pool: Any = redis.BlockingConnectionPool
+    settings = {**theirs, **ours, "connection_class": pool.connection_class}
     return redis.Redis(
-        connection_pool=redis.BlockingConnectionPool(
-            max_connections=8,
-            timeout=TIMEOUT / 2,  # type: ignore[arg-type]
-            connection_class=pool.connection_class,
-            **{**theirs, **ours},
-        )
+        connection_pool=make_pool(max_connections=8, timeout=TIMEOUT / 2, **settings)
     )

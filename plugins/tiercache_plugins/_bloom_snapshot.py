@@ -2,7 +2,8 @@
 
 ::
 
-    magic (7) | "1" if complete (1) | length of all (8) | length of head (4) | digest (32) | head | bits
+    magic (7) | "1" if complete (1) | length of all (8) | length of head (4) | digest (32)
+    | head | bits
 
 Digest (BLAKE2b) of everything after it; head is JSON: what the keys are, the error rate, and the
 filters' shapes. Nothing is parsed before length and digest are right, and no memory is taken that

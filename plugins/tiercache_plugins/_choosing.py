@@ -30,7 +30,7 @@ def chooser(functions: Chosen | Iterable[Chosen] | None) -> Callable[[Load], boo
     names = {_name(each) for each in chosen if _template(each) is None}
 
     def is_chosen(load: Load) -> bool:
-        return _is_named(load.function, names) or any(t.matches(load.key) for t in templates)
+        return _is_named(name_of(load), names) or any(t.matches(load.key) for t in templates)
 
     return is_chosen
 
@@ -53,10 +53,12 @@ def _name(chosen: Chosen) -> str:
     )
 
 
-def _is_named(function: str, names: set[str]) -> bool:
-    """Whether a load's function has one of the names, whole or its last parts."""
-    if not names:
-        return False
-    # What follows tells namesakes apart: values closed over, a number.
-    base = function.partition("[")[0].partition("#")[0]
-    return base in names or any(base.endswith(f".{name}") for name in names)
+def _is_named(name: str, names: set[str]) -> bool:
+    """Whether a function has one of the names, whole or its last parts."""
+    return name in names or any(name.endswith(f".{last}") for last in names)
+
+
+def name_of(load: Load) -> str:
+    """Return module and qualified name of a load's function; of one given to a cache, its name."""
+    function = load.function.removesuffix("()")
+    return f"{load.module}.{function}" if load.module else function

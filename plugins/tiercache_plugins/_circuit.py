@@ -68,14 +68,6 @@ class Hearer(Protocol):
         """Hear of a change; called without a lock."""
 
 
-class Refused(Exception):
-    """The circuit lets no load through."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(retry_after)
-        self.retry_after = retry_after
-
-
 class _Failure(Exception):
     """Stands for a load's error: raising that one again would write into its traceback."""
 
@@ -125,23 +117,19 @@ class Circuit:
 
     # Admission
 
-    def admit(self) -> int:
-        """Return a permit for one load.
-
-        Raises:
-            Refused: If there is none.
-        """
+    def admit(self) -> tuple[int, float]:
+        """Return a permit for one load and 0; or, where there is none, in how many seconds, > 0."""
         era = self._era  # read before the state: of an era that has ended, a permit says nothing
         if self._storage.state == CLOSED:
-            return era
+            return era, 0.0
         with self._lock:
             if self._storage.state == CLOSED:
-                return self._era
+                return self._era, 0.0
             wait = self._seconds_to_wait(self.clock())
             if wait > 0:
                 self.refused += 1
-                raise Refused(wait)
-            return self._admit_probe()
+                return self._era, wait
+            return self._admit_probe(), 0.0
 
     def _seconds_to_wait(self, now: float) -> float:
         begun = self._opened_at if self._storage.state == OPEN else self._probe_began

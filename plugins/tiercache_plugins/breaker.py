@@ -22,6 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 from tiercache import (
@@ -35,8 +36,8 @@ from tiercache import (
     Plugin,
 )
 
-from ._choosing import Chosen, chooser
-from ._circuit import CLOSED, HALF_OPEN, OPEN, Change, Circuit, Refused, Settings
+from ._choosing import Chosen, chooser, name_of
+from ._circuit import CLOSED, HALF_OPEN, OPEN, Change, Circuit, Settings
 from ._error_notes import is_remembered
 from ._options import duration, share, whole
 
@@ -104,7 +105,7 @@ class LoaderBreaker(Plugin):
         self._concerns = chooser(functions)
         self._clock = clock
         self._lock = threading.RLock()
-        self._circuits: dict[str, Circuit] = {}  # by function; writing is guarded by _lock
+        self._circuits: dict[tuple[str, str], Circuit] = {}  # writing is guarded by _lock
         self._caches: weakref.WeakSet[Cache] = weakref.WeakSet()  # guarded by _lock
         self._shared = None if name is None else _shared(name, self._settings, clock)
         if self._shared is not None:
@@ -113,37 +114,27 @@ class LoaderBreaker(Plugin):
     async def around_load(self, load: Load, call_next: Callable[[], Awaitable[Any]]) -> Any:
         if self._concerns is not None and not self._concerns(load):
             return await call_next()
-        circuit = self._shared or self._circuits.get(load.function) or self._new(load.function)
-        try:
-            permit = circuit.admit()
-        except Refused as refused:
-            load.notes["breaker.state"] = circuit.state
-            wait = refused.retry_after
-        else:
-            load.notes["breaker.state"] = circuit.state
-            return await self._watch(load, call_next, circuit, permit)
-        return self._instead(load, circuit, wait)
-
-    async def _watch(
-        self, load: Load, call_next: Callable[[], Awaitable[Any]], circuit: Circuit, permit: int
-    ) -> Any:
+        circuit = self._shared or self._circuit_of(load)
+        permit, retry_after = circuit.admit()
+        load.notes["breaker.state"] = circuit.state
+        if retry_after:
+            return self._instead(load, circuit, retry_after)
         circuit.tell()
         try:
             value = await call_next()
-        except Exception as error:
+        except BaseException as error:
             self._judge(load, error, circuit, permit)
-            raise
-        except BaseException:
-            # An asyncio load that takes too long is cancelled: that alone is not neutral.
-            (circuit.failed if load.has_timed_out else circuit.gave_up)(permit)
-            circuit.tell()
             raise
         circuit.succeeded(permit)
         circuit.tell()
         return value
 
-    def _judge(self, load: Load, error: Exception, circuit: Circuit, permit: int) -> None:
-        if isinstance(error, _NOT_TRIED) or is_remembered(load):
+    def _judge(self, load: Load, error: BaseException, circuit: Circuit, permit: int) -> None:
+        """Tell the circuit what an error says of the loader."""
+        if not isinstance(error, Exception):
+            # An asyncio load that takes too long is cancelled: that alone is not neutral.
+            (circuit.failed if load.has_timed_out else circuit.gave_up)(permit)
+        elif isinstance(error, _NOT_TRIED) or is_remembered(load):
             circuit.gave_up(permit)
         elif self._is_excluded(error):
             circuit.succeeded(permit)
@@ -171,17 +162,21 @@ class LoaderBreaker(Plugin):
         load.skip()
         return self._fallback(load) if callable(self._fallback) else self._fallback
 
-    def _new(self, function: str) -> Circuit:
+    def _circuit_of(self, load: Load) -> Circuit:
+        function = load.module, load.function
+        return self._circuits.get(function) or self._new(function, name_of(load))
+
+    def _new(self, function: tuple[str, str], name: str) -> Circuit:
         with self._lock:
             if function not in self._circuits:
                 if len(self._circuits) >= MAX_CIRCUITS:
                     self._forget_one()
-                circuit = self._circuits[function] = Circuit(function, self._settings, self._clock)
+                circuit = self._circuits[function] = Circuit(name, self._settings, self._clock)
                 circuit.tell_to(self)
             return self._circuits[function]
 
     def _forget_one(self) -> None:
-        closed = (name for name, each in self._circuits.items() if each.state == CLOSED)
+        closed = (of for of, each in self._circuits.items() if each.state == CLOSED)
         del self._circuits[next(closed, next(iter(self._circuits)))]
 
     # Telling
@@ -226,10 +221,13 @@ def _shared(name: str, settings: Settings, clock: Callable[[], float]) -> Circui
         circuit = _named.get(name)
         if circuit is None:
             circuit = _named[name] = Circuit(name, settings, clock)
-    if (circuit.settings, circuit.clock) != (settings, clock):
+    mine, theirs = asdict(settings), asdict(circuit.settings)
+    mine["clock"], theirs["clock"] = clock, circuit.clock
+    differing = [f"{each}={theirs[each]!r}" for each in mine if mine[each] != theirs[each]]
+    if differing:
         raise ConfigurationError(
-            f"a breaker named {name!r} is there with other settings: {circuit.settings}, "
-            f"not {settings}; give one of them another name"
+            f"a breaker named {name!r} is there already with {', '.join(differing)}; "
+            "give one of them another name, or both the same settings"
         )
     return circuit
 

@@ -171,7 +171,7 @@ class ErrorMemory(Plugin):
     def start(self, cache: Cache) -> None:
         if self._cache:
             raise ConfigurationError(
-                f"this ErrorMemory is cache {self._cache!r}'s already; give each cache its own"
+                f"this ErrorMemory belongs to cache {self._cache!r}; give each cache its own"
             )
         self._cache = cache.name
 

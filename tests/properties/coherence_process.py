@@ -41,7 +41,7 @@ class Process:
             "world",
             l1=l1,
             l2=Line(self, world.store),
-            ttl=None,
+            **{"ttl": None, **world.staleness},
             jitter=0,
             clock=world.clock,
             blind_ttl=BLIND_TTL,

@@ -21,7 +21,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -63,6 +63,8 @@ class World:
             does cannot be told from a new one.
         is_forgetful: Whether a process remembers no more than two changes, tags or debts.
         is_big: Whether L1 counts as too big to be searched for tags.
+        staleness: Options of the caches: a TTL, and what is served past it. Then a row may be loaded
+            more than once.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class World:
         never_late: Iterable[str] = ("write", "write_many"),
         is_forgetful: bool = False,
         is_big: bool = True,
+        staleness: Mapping[str, Any] | None = None,
     ) -> None:
         self.clock = FakeClock(1000.0)
         self.loop = SteppedLoop(self.clock)
@@ -90,7 +93,10 @@ class World:
         self._loaded: Counter[str] = Counter()
         self._failed: set[str] = set()  # rows of which a load did not succeed
         self._failing = 0  # loads that are to fail
-        self._is_calm = True  # no trouble, nobody cancelled, no lease or bus ended by itself
+        self.staleness = staleness or {}
+        self._is_calm = (
+            not staleness
+        )  # no trouble, nobody cancelled, no lease or bus ended by itself
         self._is_updated = False
         self._is_closing = False
         self._patches = contextlib.ExitStack()
@@ -119,6 +125,8 @@ class World:
     def close(self) -> None:
         """End everything, whatever state it is in."""
         self._is_closing = True
+        for process in self.processes:
+            self.counts["stale answers"] += process.cache.stats().stale_served
         for process in self.processes:
             process.trouble = ""
             process.cache.close()
@@ -329,7 +337,7 @@ class World:
         versions = {}
         for item in stored:
             self.counts["L2 values checked"] += 1
-            (_, version, tags), _, _ = codec.decode(item.key, item.payload)
+            _, version, tags = codec.decode(item.key, item.payload).value
             versions[item.key] = version
             floor = self.stored_floors.of(item.key, tags)
             if version < floor:

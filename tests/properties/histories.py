@@ -38,10 +38,22 @@ class Profile:
     blinds: bool = False
     rows: Sequence[str] = ROWS
     reads: Sequence[str] = READS
+    read_share: float = 0.6  # of callers, where there are updates
+    update_hows: Sequence[str] = UPDATES
     processes: Sequence[int] = (0, 1, 2)
     most_callers: int = 24
     options: dict[str, Any] = field(default_factory=dict)  # of the World
 
+
+#: Updates after which no older value may be seen; what was expired may be served stale.
+HARD_UPDATES = tuple(how for how in UPDATES if how != "expire")
+#: A TTL that ends within most histories, and all that may be served past it, and refreshed.
+STALENESS = {
+    "ttl": 3.0,
+    "refresh_ahead": 0.5,
+    "stale_while_revalidate": 2.0,
+    "stale_if_error": 4.0,
+}
 
 PROFILES = (
     Profile("only reads", updates=False),
@@ -55,6 +67,26 @@ PROFILES = (
     Profile("forgetful", cancels=True, options={"log_length": 3, "is_forgetful": True}),
     Profile("blind", blinds=True, rows=(ROWS[1],), options={"log_length": 2}),
     Profile("troubled", troubles=True),
+    Profile(
+        "stale",
+        cancels=True,
+        fails=True,
+        rows=(ROWS[0], ROWS[5]),
+        read_share=0.8,
+        update_hows=HARD_UPDATES,
+        options={"staleness": STALENESS},
+    ),
+    Profile(
+        "stale and troubled",
+        troubles=True,
+        freezes=True,
+        fails=True,
+        blinds=True,
+        rows=(ROWS[0], ROWS[5]),
+        read_share=0.8,
+        update_hows=HARD_UPDATES,
+        options={"staleness": STALENESS, "sends_late": True, "log_length": 3},
+    ),
     Profile(
         "troubled and forgetful",
         troubles=True,
@@ -183,6 +215,8 @@ class _Driver:
             lambda: move("pass_time", rng.choice((0.05, 0.3, 1.0)), 7),
             *[lambda: move("deliver", rng.randrange(3), 100)] * 4,
         ]
+        if profile.options.get("staleness"):
+            events += [lambda: move("pass_time", rng.choice((0.5, 1.0, 2.0)), 7)] * 8
         if profile.cancels:
             events.append(lambda: move("cancel", rng.randrange(100)))
         if profile.troubles:
@@ -229,10 +263,10 @@ class _Driver:
         """Have another caller begin."""
         rng, profile = self.rng, self.profile
         process, row = rng.choice(profile.processes), rng.choice(profile.rows)
-        if not profile.updates or rng.random() < 0.6:
+        if not profile.updates or rng.random() < profile.read_share:
             self.move("read", process, rng.choice(profile.reads), row)
             return
-        how = rng.choice(UPDATES)
+        how = rng.choice(profile.update_hows)
         if how == "set" and row not in WRITTEN:
             row = rng.choice(sorted(WRITTEN))
         what = {"tags": " ".join(rng.choice(TAGS)), "clear": rng.choice(PREFIXES)}.get(how, row)

@@ -9,6 +9,7 @@ tests/properties/test_coherence_machine.py -k seeded``.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from tests.properties.histories import PROFILES, READS, Move, Profile, play, tel
 from tiercache.claims import Claims
 from tiercache.coherence.bus import Bus
 from tiercache.coherence.debts import Debts
+from tiercache.entry import Entry
 from tiercache.hearing import Hearing
 from tiercache.lookup import Lookup
 from tiercache.singleflight import Flights
@@ -220,7 +222,11 @@ def owe_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trust_what_is_blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is put in L1 while the bus is blind lives on."""
-    monkeypatch.setattr(Lookup, "deadline", lambda self, ttl: float("inf"))
+
+    def schedule(self: Lookup, entry: Entry, *_: object) -> None:
+        entry.fresh_until = math.inf
+
+    monkeypatch.setattr(Lookup, "schedule", schedule)
 
 
 def wake_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

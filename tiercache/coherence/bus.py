@@ -32,12 +32,14 @@ from tiercache.coherence.fading import BEGIN, STEP, Fading
 from tiercache.coherence.keeper import Handle, keeper
 from tiercache.errors import StoreError
 from tiercache.logs import trace_of
+from tiercache.telemetry import NO_STEP
 from tiercache.tiers.breaker import Breaker, State
 from tiercache.tiers.store import Kind, LogGap, Message, Namespace, StoreRefused, Tail
 from tiercache.waits import Waits, lock_name
 
 if TYPE_CHECKING:
     from tiercache.runtime import Port
+    from tiercache.telemetry import Step, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ __all__ = ["Bus", "Listener"]
 PATIENCE = 1.0  # seconds that a read waits for messages; each answer, even none, is contact
 LEAST_PATIENCE = 0.05
 WATCH_SHARE = 0.1  # of blind_ttl, between looks at when there was contact last
+_CHANGES = (Kind.DELETE, Kind.SET, Kind.EXPIRE, Kind.TAGS, Kind.CLEAR)
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5  # seconds between attempts to read while cut off
 
 
@@ -97,6 +100,7 @@ class Bus:
         blind_ttl: float,
         breaker: Breaker,
         name: str,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.is_open = False  # a thread reads, or tries to; written under _lock
         self.is_blind = True  # no contact for blind_ttl, or none yet
@@ -108,6 +112,7 @@ class Bus:
         self._listener = listener
         self._waits = waits
         self._name = name
+        self._telemetry = telemetry
         self._has_said = False  # that it is blind, in the log
         self._fading: Fading | None = None  # both written by the reader's thread
         self._fader: Handle | None = None
@@ -170,6 +175,18 @@ class Bus:
 
     def apply(self, messages: Sequence[Message]) -> None:
         """Do what messages ask for."""
+        with self._step(messages):
+            self._apply_all(messages)
+
+    def _step(self, messages: Sequence[Message]) -> Step:
+        """Return a span for what others have changed."""
+        spans = None if self._telemetry is None else self._telemetry.notice()
+        if spans is None:
+            return NO_STEP
+        count = sum(origin != self._origin and kind in _CHANGES for kind, origin, _ in messages)
+        return spans.bus_apply(count) if count else NO_STEP
+
+    def _apply_all(self, messages: Sequence[Message]) -> None:
         for message in messages:
             try:
                 self._apply(message)

@@ -11,6 +11,7 @@ then up to date. Steps (``steps``) end their spans on every way out.
 from __future__ import annotations
 
 import weakref
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from tiercache.errors import ConfigurationError
@@ -94,9 +95,9 @@ class Telemetry:
             instruments.load_duration.record(seconds, self._attributes)
 
     def served_stale(self, age: float) -> None:
-        """Record how old, in seconds, a stale answer was."""
+        """Record how old, in seconds, a stale answer was; NaN: nobody knows."""
         instruments = self._instruments
-        if instruments is not None:
+        if instruments is not None and not isnan(age):
             instruments.served_age.record(age, self._attributes)
 
     def _see_tracers(self, provider: TracerProvider | None) -> None:

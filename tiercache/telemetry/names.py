@@ -5,6 +5,7 @@ OpenTelemetry has no conventions for caches, so all of them are ours, below ``ti
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 SCOPE: Final = "tiercache"  # of instrumentation
@@ -47,7 +48,9 @@ STALE: Final = "stale"
 ABSENT: Final = "absent"
 ERROR: Final = "error"
 MISS: Final = "miss"  # of cache.get(), which does not load
-BATCH: Final = "batch"  # what became of its keys is below it
+
+#: Of a batch, the one that took longest.
+_BY_COST: Final = (ERROR, LOADED, JOINED, STALE, L2_HIT, MISS, ABSENT, L1_HIT)
 
 # Events of spans
 
@@ -74,3 +77,8 @@ SERVED_AGE: Final = "tiercache.served.age"  # s
 TIER: Final = "tier"  # l1, l2
 RESULT: Final = "result"  # ok, error
 CAUSE: Final = "cause"  # of a removal from L1
+
+
+def slowest(outcomes: Collection[str]) -> str:
+    """Return the outcome of a batch whose keys have had these."""
+    return min(outcomes, key=_BY_COST.index, default=MISS)

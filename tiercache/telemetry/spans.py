@@ -12,11 +12,11 @@ Imported late: here, and in metrics.py, is the engine's only import of OpenTelem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any, Final, Protocol, Self
 
-from opentelemetry import context as contexts
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
     Link,
     Span,
@@ -31,7 +31,7 @@ from opentelemetry.trace import (
 from tiercache.errors import CacheError
 
 from . import names
-from .steps import NO_STEP, Step
+from .steps import NO_STEP, NoStep, Step
 
 #: Operations of L2 that are spans; the others go with a lease, or stand below an invalidation.
 _STORE: Final = {
@@ -41,90 +41,96 @@ _STORE: Final = {
     "write_many": names.L2_SET,
     "fill": names.L2_SET,
 }
+_OF_MANY: Final = frozenset({"read_many", "write_many", "fill"})
 _PLAIN: Final = (bool, int, float, str)  # what an attribute may be
+
+
+class Flight(Protocol):
+    """What is loaded, as far as spans go."""
+
+    key: str
+    load: Any  # notes of plugins are on it
+    span: Any  # the context of the span of its load
 
 
 class Recorded:
     """A span, from entering to leaving; what it is told on the way is written at its end."""
 
-    __slots__ = ("_attributes", "_context", "_link", "_name", "_start", "_token", "span")
+    __slots__ = ("_attributes", "_name", "_notes", "_tracer", "span")
 
     span: Span  # once entered
 
-    def __init__(
-        self,
-        tracer: Tracer,
-        name: str,
-        attributes: dict[str, Any],
-        context: Context | None = None,
-        link: SpanContext | None = None,
-    ) -> None:
-        self._start = tracer.start_span
+    def __init__(self, tracer: Tracer, name: str, attributes: Mapping[str, Any]) -> None:
+        self._tracer = tracer
         self._name = name
         self._attributes = attributes
-        self._context = context  # that it begins in, instead of the current one
-        self._link = link
-        self._token: Any = None
+        self._notes: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        links = None if self._link is None else [Link(self._link)]
-        self.span = self._start(self._name, self._context, attributes=self._attributes, links=links)
-        self._attributes = {}
+        self.span = self._tracer.start_span(self._name, attributes=self._attributes)
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        span = self.span
         if error is not None:
             self.failed(error)
-        if self._attributes:
-            span.set_attributes(self._attributes)
-        span.end()
-
-    @property
-    def context(self) -> SpanContext:
-        return self.span.get_span_context()
-
-    def note(self, **attributes: Any) -> None:
-        self.note_all(attributes)
+        if self._notes:
+            self.span.set_attributes(self._notes)
+        self.span.end()
 
     def note_all(self, notes: Mapping[str, Any]) -> None:
         for name, value in notes.items():
             if value is not None:
                 plain = value if isinstance(value, _PLAIN) else str(value)
-                self._attributes[names.NOTE + name] = plain
+                self._notes[names.NOTE + name] = plain
 
     def answered(self, outcome: str, age: float | None = None) -> None:
-        self._attributes[names.OUTCOME] = outcome
-        if age is not None:
-            self._attributes[names.AGE_S] = age
+        self._notes[names.OUTCOME] = outcome
+        if age is not None and not isnan(age):
+            self._notes[names.AGE_S] = age
+
+    def kept(self, ttl: float | None) -> None:
+        if ttl is not None:
+            self._notes[names.TTL_S] = ttl
 
     def failed(self, error: BaseException) -> None:
         self.span.set_status(Status(StatusCode.ERROR, type(error).__qualname__))
         self.span.add_event("exception", _described(error))
 
-    def happened(self, event: str) -> None:
-        self.span.add_event(event)
-
-    def link(self, context: SpanContext | None) -> None:
-        if context is not None:
-            self.span.add_link(context)
+    def unasked(self, state: str) -> None:
+        self._notes[names.BREAKER_STATE] = state
 
 
 class Current(Recorded):
     """A span that has others below it."""
 
-    __slots__ = ()
+    __slots__ = ("_token",)
 
     def __enter__(self) -> Self:
-        super().__enter__()
-        self._token = contexts.attach(set_span_in_context(self.span, self._context))
+        span = self.span = self._tracer.start_span(self._name, attributes=self._attributes)
+        self._token = attach(set_span_in_context(span))
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         # A coroutine that is thrown away may be closed in any context, where nothing is attached.
         if kind is not GeneratorExit:
-            contexts.detach(self._token)
-        super().__exit__(kind, error, traceback)
+            detach(self._token)
+        Recorded.__exit__(self, kind, error, traceback)
+
+
+class Apart(Current):
+    """``tiercache.refresh`` behind a value that is served: a trace of its own."""
+
+    __slots__ = ("cause",)
+
+    cause: SpanContext | None
+
+    def __enter__(self) -> Self:
+        links = None if self.cause is None else [Link(self.cause)]
+        self.span = self._tracer.start_span(
+            self._name, Context(), attributes=self._attributes, links=links
+        )
+        self._token = attach(set_span_in_context(self.span, Context()))
+        return self
 
 
 class Read(Current):
@@ -133,14 +139,30 @@ class Read(Current):
     __slots__ = ()
 
     def failed(self, error: BaseException) -> None:
-        self._attributes[names.OUTCOME] = names.ERROR
-        super().failed(error)
+        self._notes[names.OUTCOME] = names.ERROR
+        Recorded.failed(self, error)
 
 
 class Loading(Current):
     """``tiercache.load``: the error is the user's, and comes with its traceback."""
 
-    __slots__ = ()
+    __slots__ = ("flights",)
+
+    flights: Sequence[Flight]
+
+    def __enter__(self) -> Self:
+        Current.__enter__(self)
+        context = self.span.get_span_context()
+        for flight in self.flights:
+            flight.span = context
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        for flight in self.flights:
+            notes = getattr(flight.load, "notes", None)
+            if notes:
+                self.note_all(notes)
+        Current.__exit__(self, kind, error, traceback)
 
     def failed(self, error: BaseException) -> None:
         self.span.set_status(Status(StatusCode.ERROR, type(error).__qualname__))
@@ -148,6 +170,34 @@ class Loading(Current):
             self.span.add_event("exception", _described(error))
         else:
             self.span.record_exception(error)
+
+
+class Waiting(Recorded):
+    """``tiercache.wait``: linked to the load, which may begin after the wait does."""
+
+    __slots__ = ("flight",)
+
+    flight: Flight
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if self.flight.span is not None:
+            self.span.add_link(self.flight.span)
+        Recorded.__exit__(self, kind, error, traceback)
+
+
+class Borrowed(NoStep):
+    """A part of what another span stands for: it says there what went wrong."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def failed(self, error: BaseException) -> None:
+        self._span.add_event("exception", _described(error))
+
+    def unasked(self, state: str) -> None:
+        self._span.set_attribute(names.BREAKER_STATE, state)
 
 
 class Spans:
@@ -161,30 +211,47 @@ class Spans:
 
     def __init__(self, tracer: Tracer, cache: str, *, shows_keys: bool) -> None:
         self._tracer = tracer
-        self._cache = cache
         self._shows_keys = shows_keys
+        self._common = {names.CACHE: cache}
+        self._known: dict[str, Mapping[str, Any]] = {"": self._common}  # by function
+
+    # A read, and what is below it
 
     def get(self, function: str, key: str) -> Step:
         """Begin a read of one key."""
-        return self._step(Read, names.GET, self._of(function, key))
+        if _is_sampled_out():
+            return NO_STEP
+        return Read(self._tracer, names.GET, self._of(function, key))
 
     def get_many(self, function: str, count: int) -> Step:
         """Begin a read of a batch."""
-        return self._step(Read, names.GET, {**self._of(function), names.KEYS: count})
+        return self._counted(Read, names.GET, self._of(function), count)
 
-    def load(self, function: str, key: str = "", count: int = 0) -> Step:
-        """Begin a load, of one key or of several together."""
-        attributes = self._of(function, key)
-        if count:
-            attributes[names.KEYS] = count
-        return self._step(Loading, names.LOAD, attributes)
+    def load(self, function: str, flight: Flight) -> Step:
+        """Begin the load of a flight."""
+        if _is_sampled_out():
+            return NO_STEP
+        step = Loading(self._tracer, names.LOAD, self._of(function, flight.key))
+        step.flights = (flight,)
+        return step
 
-    def wait(self) -> Step:
-        """Begin to wait for another caller's load."""
-        return self._step(Recorded, names.WAIT, self._of())
+    def load_many(self, function: str, flights: Sequence[Flight]) -> Step:
+        """Begin the load of flights together."""
+        step = self._counted(Loading, names.LOAD, self._of(function), len(flights))
+        if isinstance(step, Loading):
+            step.flights = flights
+        return step
+
+    def wait(self, flight: Flight) -> Step:
+        """Begin to wait for a flight that another caller leads."""
+        if _is_sampled_out():
+            return NO_STEP
+        step = Waiting(self._tracer, names.WAIT, self._of("", flight.key))
+        step.flight = flight
+        return step
 
     def store(self, operation: str, subject: str, args: tuple[Any, ...]) -> Step:
-        """Begin an operation of L2, where it is one that has a span.
+        """Begin an operation of L2; one that has no span says in the current one what fails.
 
         Args:
             operation: Its name in the store's protocol.
@@ -193,48 +260,70 @@ class Spans:
         """
         name = _STORE.get(operation)
         if name is None:
+            return Borrowed(get_current_span())
+        if operation in _OF_MANY and len(args[0]) != 1:
+            return self._counted(Recorded, name, self._common, len(args[0]))
+        if _is_sampled_out():
             return NO_STEP
-        if operation in {"read", "write"} or len(args[0]) == 1:
-            return self._step(Recorded, name, self._of("", subject))
-        return self._step(Recorded, name, {**self._of(), names.KEYS: len(args[0])})
+        return Recorded(self._tracer, name, self._of("", subject))
+
+    # Others
 
     def refresh(self, function: str, key: str, cause: SpanContext | None) -> Step:
         """Begin a refresh behind a value that is served: a trace of its own."""
-        attributes = self._of(function, key)
-        return Current(self._tracer, names.REFRESH, attributes, Context(), cause)
+        step = Apart(self._tracer, names.REFRESH, self._of(function, key))
+        step.cause = cause
+        return step
 
     def explicit_refresh(self, function: str, key: str) -> Step:
         """Begin a refresh that a caller waits for."""
-        return self._step(Current, names.REFRESH, self._of(function, key))
+        if _is_sampled_out():
+            return NO_STEP
+        return Current(self._tracer, names.REFRESH, self._of(function, key))
 
-    def invalidate(self, operation: str, subjects: Iterable[str]) -> Step:
+    def invalidate(self, operation: str, subjects: Sequence[str]) -> Step:
         """Begin an invalidation of keys, or of tags."""
-        subjects = list(subjects)
         attributes = self._of("", subjects[0] if len(subjects) == 1 else "")
-        attributes[names.OPERATION] = operation
-        if subjects:
-            attributes[names.KEYS] = len(subjects)
-        return self._step(Current, names.INVALIDATE, attributes)
+        attributes = {**attributes, names.OPERATION: operation}
+        return self._counted(Current, names.INVALIDATE, attributes, len(subjects))
 
     def bus_apply(self, count: int) -> Step:
-        """Begin to apply other processes' changes."""
-        return self._step(Recorded, names.BUS_APPLY, {**self._of(), names.MESSAGES: count})
+        """Begin to apply so many of other processes' changes."""
+        attributes = {**self._common, names.MESSAGES: count}
+        return Recorded(self._tracer, names.BUS_APPLY, attributes)
 
-    def cause(self) -> SpanContext | None:
-        """Return what a refresh that begins now is linked to: the current span, if any."""
+    # What is added to the current span: that of the call, where it is recorded
+
+    def current(self) -> SpanContext | None:
+        """Return what a refresh that begins now is linked to, if anything."""
         context = get_current_span().get_span_context()
         return context if context.is_valid else None
 
-    def _of(self, function: str = "", key: str = "") -> dict[str, Any]:
-        attributes = {names.CACHE: self._cache}
-        if function:
-            attributes[names.FUNCTION] = function
-        if key and self._shows_keys:
-            attributes[names.KEY] = key
-        return attributes
+    def ruled_out(self, guard: str) -> None:
+        """Say which guard has answered."""
+        span = get_current_span()
+        if span.is_recording():
+            span.set_attribute(names.GUARD, guard)
 
-    def _step(self, kind: Callable[..., Recorded], name: str, attributes: dict[str, Any]) -> Step:
-        return NO_STEP if _is_sampled_out() else kind(self._tracer, name, attributes)
+    def held_elsewhere(self) -> None:
+        """Say that another process loads, and is waited for."""
+        span = get_current_span()
+        if span.is_recording():
+            span.add_event(names.LEASE_HELD)
+
+    def _of(self, function: str = "", key: str = "") -> Mapping[str, Any]:
+        known = self._known.get(function)
+        if known is None:
+            known = self._known[function] = {**self._common, names.FUNCTION: function}
+        return {**known, names.KEY: key} if key and self._shows_keys else known
+
+    def _counted(
+        self, kind: type[Recorded], name: str, attributes: Mapping[str, Any], count: int
+    ) -> Step:
+        if _is_sampled_out():
+            return NO_STEP
+        counted = {**attributes, names.KEYS: count} if count else attributes
+        return kind(self._tracer, name, counted)
 
 
 def _is_sampled_out() -> bool:

@@ -17,34 +17,26 @@ class Step(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None: ...
 
-    def note(self, **attributes: Any) -> None:
-        """Add attributes by their short names: ``ttl_s=60``."""
-
     def note_all(self, notes: Any) -> None:
         """Add what plugins have noted, by name without ``tiercache.``."""
 
     def answered(self, outcome: str, age: float | None = None) -> None:
         """Say how a call was answered, and how many seconds old the answer was."""
 
+    def kept(self, ttl: float | None) -> None:
+        """Say how many seconds a loaded value will be fresh; None: for ever, or not kept."""
+
     def failed(self, error: BaseException) -> None:
         """Say what went wrong, where it is not raised."""
 
-    def happened(self, event: str) -> None:
-        """Add an event."""
-
-    def link(self, context: Any) -> None:
-        """Link it to another span, if there is one: what ``context`` of that one's step gave."""
-
-    @property
-    def context(self) -> Any:
-        """What another step can be linked to; None where nothing records."""
+    def unasked(self, state: str) -> None:
+        """Say that a breaker in this state kept the store from being asked."""
 
 
 class NoStep:
     """Nothing records."""
 
     __slots__ = ()
-    context = None
 
     def __enter__(self) -> Self:
         return self
@@ -52,23 +44,20 @@ class NoStep:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         pass
 
-    def note(self, **attributes: Any) -> None:
-        pass
-
     def note_all(self, notes: Any) -> None:
         pass
 
     def answered(self, outcome: str, age: float | None = None) -> None:
         pass
 
+    def kept(self, ttl: float | None) -> None:
+        pass
+
     def failed(self, error: BaseException) -> None:
         pass
 
-    def happened(self, event: str) -> None:
-        pass
-
-    def link(self, context: Any) -> None:
+    def unasked(self, state: str) -> None:
         pass
 
 
-NO_STEP: Final = NoStep()
+NO_STEP: Final[Step] = NoStep()

@@ -66,6 +66,11 @@ class EntryPlans:
         self._generation: bytes | None = None  # as last seen
         self._tokens: dict[str, bytes] = {}  # of tags that functions name, as last seen
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether entries are on other nodes than what they share."""
+        return self._is_cluster
+
     # Reading
 
     def read(self, keys: Sequence[str], tags: Sequence[str]) -> Plan[list[Stored | None]]:
@@ -240,6 +245,14 @@ class EntryPlans:
         header = wire.header(item.ttl, self.clock, tagged=bool(item.tags))
         block = wire.tag_block({tag: tokens[tag] for tag in item.tags})
         return header + generation + block + item.payload
+
+    def entry_args(self, kind: Kind, item: Item | None) -> list[bytes]:
+        """Return what journal_put.lua needs to know of an entry, its payload apart."""
+        fresh, tags = secrets.token_bytes(wire.TOKEN_BYTES), () if item is None else item.tags
+        life = b"" if item is None else wire.life_arg(item.ttl)
+        header = b"" if item is None else wire.header(item.ttl, self.clock, tagged=bool(tags))
+        told = kind.encode(), life, header, *self._log_args, fresh
+        return [*told, *map(wire.encode, tags)]
 
     # Removing
 

@@ -144,14 +144,15 @@ class JournalPlans:
 
     # For workers
 
-    def take(self, worker: str, most: int, claim_seconds: float) -> Plan[Taken]:
+    def take(self, worker: str, most: int, claim_seconds: float, patience: float) -> Plan[Taken]:
         """Give a worker tickets."""
         args = [
             *(self._format, worker.encode(), b"%d" % most, b"%d" % wire.ttl_ms(claim_seconds)),
+            b"%d" % (patience * 1000),
             b"%d" % min(most, _PER_KEY) if self._keeps_all else b"",
         ]
         reply = yield from self._one("take", args)
-        _, free, due, found = self._answer(reply, "take")
+        _, wait, found = self._answer(reply, "take")
         tickets = [
             Ticket(
                 *(raw[0].decode(), wire.decode(raw[1]), tuple(map(_record, raw[4:]))),
@@ -159,7 +160,7 @@ class JournalPlans:
             )
             for raw in found
         ]
-        return Taken(tickets, free, None if int(due) < 0 else int(due) / 1000)
+        return Taken(tickets, None if int(wait) < 0 else int(wait) / 1000)
 
     def done(self, worker: str, tickets: Sequence[Ticket]) -> Plan[int]:
         """Take out what was written."""
@@ -297,9 +298,10 @@ class RedisJournal:
         """Return how full it is."""
         return await self._namespace.adrive("level", self._plans.level())
 
-    def take(self, worker: str, most: int, claim_seconds: float) -> Taken:
+    def take(self, worker: str, most: int, claim_seconds: float, patience: float) -> Taken:
         """Give a worker tickets."""
-        return self._namespace.drive("take", self._plans.take(worker, most, claim_seconds))
+        plan = self._plans.take(worker, most, claim_seconds, patience)
+        return self._namespace.drive("take", plan)
 
     def done(self, worker: str, tickets: Sequence[Ticket]) -> int:
         """Take out what was written."""

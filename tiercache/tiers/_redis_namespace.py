@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, ref
 
 from tiercache.errors import StoreError
 from tiercache.tiers import _redis_wire as wire
+from tiercache.tiers._redis_journal import RedisJournal
 from tiercache.tiers._redis_link import Command
 from tiercache.tiers._redis_log import RedisTail
 from tiercache.tiers._redis_plans import Plan, Plans
@@ -296,6 +297,27 @@ class RedisNamespace:
     def tail(self, position: str | None) -> Tail:
         """Return a reader of the log."""
         return RedisTail(self._store, self, position)
+
+    # Writes to be made later
+
+    @property
+    def label(self) -> str:
+        """The server, for errors."""
+        return self._store.label
+
+    def journal(self, name: str, *, keeps_all: bool) -> RedisJournal:
+        """Return the journal of a writer."""
+        return RedisJournal(self, name, keeps_all=keeps_all)
+
+    def drive(self, operation: str, plan: Plan[T]) -> T:
+        """Return what a plan results in; the server's clock is known by then."""
+        self._meet()
+        return self._run(operation, plan)
+
+    async def adrive(self, operation: str, plan: Plan[T]) -> T:
+        """Await what drive does."""
+        await self._ameet()
+        return await self._arun(operation, plan)
 
     # Driving plans
 

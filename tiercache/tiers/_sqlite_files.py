@@ -5,7 +5,7 @@ clock change touches, but which starts anew at each boot. The file therefore rem
 that wrote it, and is emptied when that has changed.
 
 A file that is not SQLite, or holds somebody else's tables, is refused and left as it is. Tables of
-another version of tiercache are dropped: it is a cache.
+another version of tiercache are dropped: it is a cache. Journals are not: no table of theirs is ever dropped here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 from tiercache.errors import ConfigurationError
 from tiercache.tiers._sqlite_base import is_busy, transaction
-from tiercache.tiers._sqlite_schema import KEPT, TABLES, VERSION
+from tiercache.tiers._sqlite_schema import JOURNAL_TABLES, KEPT, TABLES, VERSION
 
 _APPLICATION_ID: Final = 0x74636163  # "tcac"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -98,9 +98,9 @@ def _adopt(db: sqlite3.Connection, path: str) -> None:
             f"SQLite path {path!r} is another program's database; give the cache its own file"
         )
     if not tables or not is_ours(db):
-        _recreate(db, tables)
+        _recreate(db, [name for name in tables if name not in JOURNAL_TABLES])
     elif not _is_of_this_boot(db):
-        _recreate(db, [name for name in tables if name != KEPT])
+        _recreate(db, [name for name in tables if name not in KEPT])
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:
@@ -118,6 +118,11 @@ def _recreate(db: sqlite3.Connection, tables: list[str]) -> None:
     db.execute("INSERT INTO meta VALUES ('boot', ?)", (boot_identity(),))
     db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def boot_of(db: sqlite3.Connection) -> str:
+    """Return the boot that the file's times are of: this one, by its name in the file."""
+    return str(db.execute("SELECT value FROM meta WHERE name = 'boot'").fetchone()[0])
 
 
 def _is_of_this_boot(db: sqlite3.Connection) -> bool:

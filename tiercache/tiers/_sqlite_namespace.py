@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
+from tiercache.tiers._sqlite_journal import SQLiteJournal
 from tiercache.tiers._sqlite_sessions import Sessions
 from tiercache.tiers._sqlite_space import Space, new_origin
 from tiercache.tiers._sqlite_tail import SQLiteTail
@@ -188,6 +189,12 @@ class SQLiteNamespace:
     async def aunlock(self, name: str, nonce: bytes) -> bool:
         """Await what unlock does."""
         return await self._arun(Space.unlock, name, nonce)
+
+    # Writes to be made later
+
+    def journal(self, name: str, *, keeps_all: bool) -> SQLiteJournal:
+        """Return the journal of a writer."""
+        return SQLiteJournal(self._sessions, self._space, self._name, name, keeps_all=keeps_all)
 
     # The log
 

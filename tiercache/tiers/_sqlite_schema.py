@@ -16,18 +16,21 @@ A lease or a lock is a row of *held*. The *scope* of a lease is the generation, 
 A *log* has messages numbered without holes. ``last`` is the latest, ``trimmed`` the latest that is
 gone. The id of a space is random, so that a file made anew is not taken for the one before.
 
-The *fence* of locks is one number for the whole file; it outlives the other tables.
+The *fence* of locks is one number for the whole file; it outlives the other tables. So do those of
+journals (_journal_tables), whatever becomes of the cache: they hold what nobody else has.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Bump when a table, or what a row of it means, changes.
-VERSION: Final = 2
+from tiercache.tiers._journal_tables import JOURNAL_TABLES, STATEMENTS
 
-#: What is kept where all else is dropped, since a fence must never go back.
-KEPT: Final = "fence"
+#: Bump when a table, or what a row of it means, changes.
+VERSION: Final = 3
+
+#: What is kept when the machine has restarted: a fence must never go back.
+KEPT: Final = ("fence", *JOURNAL_TABLES)
 
 TABLES: Final = (
     """
@@ -96,4 +99,5 @@ TABLES: Final = (
     ) WITHOUT ROWID""",
     "CREATE TABLE IF NOT EXISTS fence (id INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    *STATEMENTS,
 )

@@ -21,6 +21,8 @@ from tiercache.tiers._sqlite_base import encode, is_full, life_ms, new_token, no
 from tiercache.tiers._sqlite_held import Held
 from tiercache.tiers._sqlite_log import Position
 from tiercache.tiers._sqlite_tidying import Tidying
+from tiercache.tiers.journal import Accepted
+from tiercache.tiers.journal import Change as Entering
 from tiercache.tiers.store import (
     Claim,
     Fill,
@@ -201,6 +203,23 @@ class Space:
         if gone < limit:
             change.tell(Kind.CLEAR, [prefix])
         return gone < limit
+
+    def accept(
+        self, key: str, to: Entering | None, accept: Callable[[sqlite3.Connection, bool], Accepted]
+    ) -> Accepted:
+        """Have a journal accept an operation, and bring its entry in line, in one transaction."""
+
+        def do(change: Change, has_room: bool) -> Accepted:
+            found = rows.find(change.db, change.generation, encode(key), change.now)
+            accepted = accept(change.db, found is not None)
+            if accepted.version is not None and to is not None:
+                if to.item is not None:
+                    self._write([to.item], change, has_room)
+                else:
+                    self._delete([key], to.kind, change)
+            return accepted
+
+        return self._store(1, do)
 
     # Leases
 

@@ -97,6 +97,7 @@ class Record(NamedTuple):
     version: int
     kind: OpKind
     body: bytes
+    head: bytes = b""  # the store's own
 
 
 class Ticket(NamedTuple):
@@ -113,8 +114,7 @@ class Taken(NamedTuple):
     """What a worker got."""
 
     tickets: Sequence[Ticket]
-    waiting: int  # tickets that are free
-    next_due: float | None  # seconds until the first that is put off is free; None: there is none
+    wait: float | None  # seconds after which it is worth while to ask again; None: nothing is there
 
 
 class Retry(NamedTuple):
@@ -187,8 +187,11 @@ class Journal(Protocol):
 
     # For workers
 
-    def take(self, worker: str, most: int, claim_seconds: float) -> Taken:
-        """Give a worker up to ``most`` tickets, abandoned ones first."""
+    def take(self, worker: str, most: int, claim_seconds: float, patience: float) -> Taken:
+        """Give a worker up to ``most`` tickets, abandoned ones first.
+
+        Free ones only if there are as many, or the first has waited for ``patience`` seconds.
+        """
 
     def done(self, worker: str, tickets: Sequence[Ticket]) -> int:
         """Take out what was written: all records of tickets. Say how many were not the worker's."""
@@ -210,8 +213,8 @@ class Journal(Protocol):
     def dead(self, most: int) -> Sequence[Buried]:
         """Return the oldest dead letters."""
 
-    def revive(self, ids: Sequence[str]) -> Sequence[Buried]:
-        """Have dead letters written after all; return those that will be.
+    def revive(self, ids: Sequence[str]) -> Sequence[str]:
+        """Have dead letters written after all; return the ids of those that will be.
 
         Not where something newer of the key has been accepted since: it is out of date, and stays
         where it is.

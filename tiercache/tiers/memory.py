@@ -16,6 +16,7 @@ deadline, and eight for its place in a generation; an OrderedDict or a linked li
 
 from __future__ import annotations
 
+import heapq
 import inspect
 import logging
 import math
@@ -119,6 +120,20 @@ class LRU:
                 while self._weight > self.maxsize:
                     removed.append(self._evict())
         return removed
+
+    def place_in_room(self, entry: Entry, weight: float) -> list[Removed] | None:
+        """Do what ``place`` does if that evicts nothing; else change nothing, and return None."""
+        with self._lock:
+            old = self.table.get(entry.key)
+            freed = 0.0 if old is None else self._weights.get(entry.key, 1)
+            if self._weight - freed + weight > self.maxsize:
+                return None
+            return self.place(entry, weight)
+
+    def hottest(self, count: int) -> list[Entry]:
+        """Return the entries with most hits, at most so many, hottest first; O(n)."""
+        hit = [entry for entry in list(self.table.values()) if entry.hits]
+        return heapq.nlargest(count, hit, key=_hits)
 
     def remove(self, key: str, cause: RemovalCause = RemovalCause.INVALIDATED) -> Entry | None:
         """Drop the entry of a key; return it, or None where there was none."""

@@ -1,8 +1,8 @@
 """How a few keys of one source are brought: looked for in both tiers, then loaded under leases.
 
-It is the read path of ``bulk`` over a flow of its own, a copy of the cache's: with the same flights,
-so that callers join, but with an L1 that evicts nothing (``room``), counters of which only the loads
-are kept, and claims that do not wait.
+It is the read path of ``bulk`` over a flow of its own, a copy of the cache's: with the same
+flights, so that callers join, but with an L1 that evicts nothing (``room``), counters of which only
+the loads are kept, and claims that do not wait.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tiercache.bulk import Found, Want, _Journey, _told_apart
 from tiercache.claims import HELD
@@ -27,14 +27,13 @@ from .sources import BATCH, Job
 from .sources import Source as WarmSource
 
 if TYPE_CHECKING:
-    from tiercache.claims import Claim
     from tiercache.flow import Flow
     from tiercache.runtime import Port
+    from tiercache.tiers.memory import LRU
+    from tiercache.tiers.store import Claim
 
 HOLD_SECONDS = 0.02  # for which loads of single keys are claimed together: callers who join wait
 MOST_SINGLE = 64  # keys that are claimed together
-
-_COUNTED = ("loads", "load_errors", "encode_errors", "decode_errors")
 
 #: Waits so many seconds; says whether to go on.
 Pause = Callable[[float], Awaitable[bool]]
@@ -61,18 +60,18 @@ class Carrier:
             return most
         return max(1, min(most, MOST_SINGLE, int(HOLD_SECONDS / self._seconds)))
 
-    def has_a_point(self) -> bool:
-        """Whether something could be kept of what is loaded; if not, the run is stopped."""
+    def is_pointless(self) -> bool:
+        """Whether nothing could be kept of what is loaded; then the run is stopped."""
         if self.room is not None and not self.room.is_full:
-            return True
+            return False
         l2 = self.flow.l2
         if l2 is None or not self._spec.uses_store:
             self.run.stop(FULL)
-            return False
+            return True
         if l2.breaker.state is State.OPEN:
             self.run.stop(BREAKER)
-            return False
-        return True
+            return True
+        return False
 
     async def bring(self, jobs: Sequence[Job]) -> None:
         """Bring keys, and count what came of each."""
@@ -125,7 +124,7 @@ class _Visit(_Journey):
         self._jobs = missing
         self._source = carrier.source
         self._run = carrier.run
-        self._left: set[Flight] = set()  # to others, or to nobody, since the run is stopping
+        self._done: set[Flight] = set()  # counted, or left to others: the run may be stopping
 
     async def complete_all(self) -> dict[str, Job]:
         """Return the jobs that were broken off, through no fault of their own."""
@@ -141,7 +140,7 @@ class _Visit(_Journey):
         broken: dict[str, Job] = {}
         seen: set[int] = set()
         for flight in led:
-            if flight in self._left:
+            if flight in self._done:
                 continue
             if not flight.has_landed or flight.must_retry:
                 broken[flight.key] = self._jobs[flight.key]
@@ -170,6 +169,9 @@ class _Visit(_Journey):
                 continue
             flight.skips_store = True  # its lease is there, or not to be had
             await self.flow.fly(self.port, flight, self.spec, self.missing[flight.key][0].args, {})
+            if flight.error is not None and not flight.must_retry:  # at once: it may end the run
+                self._run.note_error(flight.error)
+                self._done.add(flight)
 
     async def _store(self, flights: Sequence[Flight]) -> None:
         for flight in flights:
@@ -213,18 +215,18 @@ class _Visit(_Journey):
 
     def _leave(self, flight: Flight) -> None:
         """Let whoever has joined a flight try by themselves."""
-        self._left.add(flight)
+        self._done.add(flight)
         self.flow.flights.fail(flight, CacheError("not warmed"), must_retry=True)
 
 
 def _over(flow: Flow, room: Room | None) -> Flow:
     """Return a flow that shares all with another but its L1."""
     other = copy.copy(flow)
-    other.memory = room  # type: ignore[assignment] - all that a flow asks of an L1
+    other.memory = cast("LRU | None", room)  # all of an L1 that a flow asks for
     if flow.l2 is not None and flow.bus is not None:
-        other.claims = other.make_claims(flow.l2, flow.bus)
+        other.claims = other._make_claims(flow.l2, flow.bus)  # noqa: SLF001 - its own, once more
     return other
 
 
-def _no_batch(items: list[Any]) -> Any:
+def _no_batch(_: list[Any]) -> Any:
     raise AssertionError("keys of this source are loaded one by one")

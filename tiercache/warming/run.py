@@ -14,6 +14,7 @@ from tiercache.ttl import Duration, optional_seconds
 log = logging.getLogger(__name__)
 
 ERRORS_IN_A_ROW = 20  # after which it is not the keys' fault
+BURST_SECONDS = 0.02  # of a rate, whose loads may begin together
 
 DEADLINE = "deadline"
 BREAKER = "breaker"
@@ -34,7 +35,7 @@ class WarmReport:
     #: "" for the end of all sources; "deadline"; "breaker" (of the loader, or of L2 where only L2
     #: is left to warm); "errors" (too many in a row); "full" (L1, where there is no L2); "stopped".
     stopped_because: str = ""
-    error: Exception | None = None  # of the first load that failed
+    error: BaseException | None = None  # of the first load that failed
 
     @property
     def total(self) -> int:
@@ -96,7 +97,7 @@ class Limits:
         return cls(
             concurrency,
             None if rate_limit is None else Pace(rate_limit),
-            1_000_000 if rate_limit is None else max(1, int(rate_limit / 10)),
+            1_000_000 if rate_limit is None else max(1, int(rate_limit * BURST_SECONDS)),
             optional_seconds(deadline, name="deadline"),
             stop_on_errors,
         )
@@ -115,7 +116,7 @@ class Run:
         self._counts = {"loaded": 0, "skipped": 0, "failed": 0}
         self._refused = 0
         self._in_a_row = 0  # failures
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._reason = ""
         self._stopping = threading.Event()
 
@@ -133,11 +134,15 @@ class Run:
         with self._lock:
             self._refused += 1
 
-    def note_error(self, error: Exception) -> None:
-        """Count a load that failed, and see whether that is enough."""
+    def expect(self, count: int) -> None:
+        """Have so many keys more shown as to come."""
+        self.total = count + (self.total or 0)
+
+    def note_error(self, error: BaseException, *, is_new: bool = True) -> None:
+        """Count a key whose load failed; not ``is_new`` where its error was counted before."""
         with self._lock:
             self._counts["failed"] += 1
-            self._in_a_row += 1
+            self._in_a_row += is_new
             self._error = self._error or error
             most = self.limits.errors_in_a_row
             is_enough = most is not None and self._in_a_row >= most

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from tiercache.spec import Spec
 
 if TYPE_CHECKING:
     from tiercache.decorators import Cached
+
+    from .run import Run
 
 BATCH = 256  # items given to a bulk loader, or stored, at once
 
@@ -75,7 +78,7 @@ def source_of_keys(cached: Cached, bound: tuple[Any, ...], produce: Callable[[],
         produce=produce,
         spec=lambda: cached.spec,
         job=_job_maker(cached, bound),
-        batch=cached.batch_for(bound),
+        batch=cached._batch_for(bound),  # noqa: SLF001 - as f.many() does
         is_async=cached.is_async,
         reads_async=reads_async,
     )
@@ -158,17 +161,24 @@ def _name(produce: Callable[..., Any]) -> str:
     return getattr(produce, "__qualname__", repr(produce))
 
 
-def length_of(items: Any) -> int | None:
-    """Return how many items there are, where that can be told without reading them."""
+def checked_items(source: Source, items: Any, run: Run) -> Any:
+    """Return what a source has returned, if it is something to iterate over; note its length."""
+    kind = AsyncIterable if source.reads_async and not isinstance(items, Iterable) else Iterable
+    if not isinstance(items, kind) or isinstance(items, str | bytes):
+        raise ConfigurationError(
+            f"the warmer {source.name}() must yield or return items, and returned {items!r}"
+        )
+    if isinstance(items, Sized):
+        run.expect(len(items))
+    return items
+
+
+@contextmanager
+def closing_items(items: Any) -> Iterator[None]:
+    """Close a generator that is not read to its end."""
     try:
-        return len(items)
-    except TypeError:
-        return None
-
-
-def is_many(items: Any) -> bool:
-    """Whether this is what a source may return."""
-    return isinstance(items, Iterable | AsyncIterable) and not isinstance(items, str | bytes)
-
-
-__all__ = ["BATCH", "Job", "Sequence", "Source"]
+        yield
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None and inspect.isgenerator(items):
+            close()

@@ -67,10 +67,8 @@ end
 -- another ticket where newer ones are pending, and returns 0 then, else 1.
 local function settle(keys, key, version, exists, keeps_all)
   redis.call('HDEL', keys[6], key)
-  if keeps_all then
-    local prefix = prefix_of(key)
-    redis.call('ZREMRANGEBYLEX', keys[7], '[' .. prefix, '[' .. prefix .. version .. '\255')
-  end
+  local prefix = prefix_of(key) -- always: the option may have been another before
+  redis.call('ZREMRANGEBYLEX', keys[7], '[' .. prefix, '[' .. prefix .. version .. '\255')
   local record = redis.call('HGET', keys[2], key)
   if not record or version_of(record) <= version then
     redis.call('HDEL', keys[2], key)

@@ -1,9 +1,9 @@
 -- Gives a worker tickets: what is due again, what others have held for too long, what is free.
 --
 -- KEYS: those of a journal
--- ARGV: format, worker, most, ms after which a ticket that is held counts as abandoned, records
---       per key or '' for the newest only
--- Returns {0, free tickets, ms until the next is due or -1, tickets} | {-1, format}
+-- ARGV: format, worker, most, ms after which a ticket that is held counts as abandoned, ms that
+--       free tickets wait for more of them, records per key or '' for the newest only
+-- Returns {0, ms until it is worth while to ask again or -1, tickets} | {-1, format}
 -- A ticket: {id, key, 1 if it was abandoned, attempts, records...}
 
 local format = foreign_format(KEYS, ARGV[1])
@@ -13,7 +13,8 @@ end
 local worker, most = ARGV[2], tonumber(ARGV[3])
 local now = math.floor(now_us() / 1000)
 
-for _, key in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, most)) do
+local due = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, most)
+for _, key in ipairs(due) do
   redis.call('ZREM', KEYS[5], key)
   give_ticket(KEYS, key)
 end
@@ -27,10 +28,10 @@ local function add(ticket, suspect)
     return end_ticket(KEYS, ticket[1])
   end
   local records = {newest}
-  if ARGV[5] ~= '' then
+  if ARGV[6] ~= '' then
     local prefix = prefix_of(key)
     records = redis.call(
-      'ZRANGEBYLEX', KEYS[7], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, ARGV[5]
+      'ZRANGEBYLEX', KEYS[7], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, ARGV[6]
     )
     for i, member in ipairs(records) do
       records[i] = string.sub(member, #prefix + 17)
@@ -68,15 +69,39 @@ for _, ticket in ipairs(claimed[2]) do
     add(ticket, 1)
   end
 end
-if #tickets < most then
+
+-- Returns how many ms the free tickets still have to wait; nil: there are none.
+local function patience()
+  local free = redis.call('XLEN', KEYS[4]) - redis.call('XPENDING', KEYS[4], GROUP)[1]
+  if free <= 0 then
+    return nil
+  end
+  if free >= most then
+    return 0
+  end
+  local group = redis.call('XINFO', 'GROUPS', KEYS[4])[1]
+  local last = '0-0'
+  for i = 1, #group, 2 do
+    last = group[i] == 'last-delivered-id' and group[i + 1] or last
+  end
+  local first = redis.call('XRANGE', KEYS[4], '(' .. last, '+', 'COUNT', 1)[1]
+  local age = first and now - tonumber(string.match(first[1], '^%d+')) or 0
+  return math.max(0, tonumber(ARGV[5]) - age)
+end
+
+local wait = #due > 0 and 0 or patience()
+if wait == 0 and #tickets < most then
   local read = redis.call(
     'XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most - #tickets, 'STREAMS', KEYS[4], '>'
   )
   for _, ticket in ipairs(read and read[1][2] or {}) do
     add(ticket, 0)
   end
+  wait = patience()
 end
 
-local free = redis.call('XLEN', KEYS[4]) - redis.call('XPENDING', KEYS[4], GROUP)[1]
-local due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
-return {0, free, due and math.max(0, tonumber(due) - now) or -1, tickets}
+local later = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
+if later then
+  wait = math.min(wait or math.huge, math.max(0, tonumber(later) - now))
+end
+return {0, wait or -1, tickets}

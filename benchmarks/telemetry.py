@@ -1,0 +1,150 @@
+"""What telemetry costs: on a hit in L1, on a miss without an SDK, and on a cold load with one.
+
+Three questions, with a goal each (DESIGN, guarantee 12):
+
+- a hit in L1 while an SDK records spans and metrics, against the same hit without: nothing;
+- a miss without an SDK: what the statements cost that are there for telemetry, timed by
+  themselves, since no engine without them is at hand: under 1 us;
+- a cold load through L1 and L2 with a recording SDK, its whole tree of four spans, against the
+  same without: at most 60 us. The exporter is one that throws spans away, behind the SDK's
+  batching processor, as services have it.
+
+Run as ``python -m benchmarks.telemetry``; 15 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import opentelemetry.metrics
+import opentelemetry.trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from benchmarks.measure import Finding, Sample, circumstances, interleave
+from benchmarks.report import publish_findings
+from benchmarks.rivals import rival
+from tiercache import LRU, Cache
+from tiercache.telemetry import NO_STEP, Telemetry
+from tiercache.testing import DictStore
+
+ROUNDS = 61
+
+
+class Discard(SpanExporter):
+    """Throws spans away."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+def repeat(call: Callable[[], object]) -> Sample:
+    """Make a sample of a call."""
+
+    def sample(calls: int) -> float:
+        began = time.perf_counter()
+        for _ in itertools.repeat(None, calls):
+            call()
+        return time.perf_counter() - began
+
+    return sample
+
+
+def hits(on: Cache, off: Cache) -> list[Finding]:
+    """Time hits in L1."""
+    subjects = {}
+    for name, cache in (("on", on), ("off", off)):
+        get = cache.cached("user:{user_id}")(lambda user_id: user_id)
+        get(1), get(1)
+        subjects[name] = repeat(lambda get=get: get(1))  # type: ignore[misc]
+    found = interleave(subjects, baseline="off", rounds=ROUNDS)
+    about = "hit in L1, an SDK recording"
+    return [_finding(about, "against the same without", found["on"].ratio, "x", 1.05)]
+
+
+def miss() -> list[Finding]:
+    """Time what a miss does for telemetry where there is no SDK."""
+    telemetry = Telemetry("bench")
+
+    def statements() -> None:
+        if telemetry.notice() is not None:
+            raise RuntimeError("an SDK is installed")
+        for _ in range(4):  # L2 read, lease, load, L2 fill
+            spans = telemetry.spans
+            with NO_STEP if spans is None else spans.wait(None):  # type: ignore[arg-type]
+                pass
+        telemetry.loaded(0.001)
+
+    found = interleave({"off": repeat(statements)}, baseline="off", rounds=ROUNDS, scale=1e6)
+    about = "miss through L1 and L2, the API imported, no SDK"
+    return [_finding(about, "statements for telemetry", found["off"].value, "us", 1.0)]
+
+
+def loads(on: Cache, off: Cache) -> list[Finding]:
+    """Time cold loads."""
+    findings = []
+    numbers = itertools.count()
+    with asyncio.Runner() as runner:
+        for kind in ("blocking", "asyncio"):
+            subjects: dict[str, Sample] = {}
+            for name, cache in (("on", on), ("off", off)):
+                subjects[name] = _sample(kind, cache, numbers, runner)
+            found = interleave(subjects, baseline="off", rounds=ROUNDS, scale=1e6)
+            more = found["on"].value - found["off"].value
+            about = "cold load through L1 and L2, an SDK recording its four spans"
+            findings.append(_finding(about, f"{kind}: more than without", more, "us", 60.0))
+    return findings
+
+
+def _finding(about: str, what: str, value: float, unit: str, goal: float) -> Finding:
+    return Finding(about=about, what=what, value=value, unit=unit, goal=goal)
+
+
+def _sample(kind: str, cache: Cache, numbers: Any, runner: asyncio.Runner) -> Sample:
+    if kind == "blocking":
+        get = cache.cached("user:{user_id}")(lambda user_id: user_id)
+        return repeat(lambda: get(next(numbers)))
+
+    @cache.cached("auser:{user_id}")
+    async def aget(user_id: int) -> int:
+        return user_id
+
+    def sample(calls: int) -> float:
+        async def main() -> float:
+            began = time.perf_counter()
+            for _ in itertools.repeat(None, calls):
+                await aget(next(numbers))
+            return time.perf_counter() - began
+
+        return runner.run(main())
+
+    return sample
+
+
+def main() -> None:
+    """Measure, print and write."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    spans = TracerProvider()
+    spans.add_span_processor(BatchSpanProcessor(Discard()))
+    meters = MeterProvider([InMemoryMetricReader()])
+    findings = miss()
+    with (
+        Cache(
+            "on", l1=LRU(1000), l2=DictStore(), tracer_provider=spans, meter_provider=meters
+        ) as on,
+        Cache("off", l1=LRU(1000), l2=DictStore()) as off,
+    ):
+        findings += hits(on, off) + loads(on, off)
+    publish_findings("telemetry", circumstances({"tiercache": rival("tiercache")}, {}), findings)
+
+
+if __name__ == "__main__":
+    assert opentelemetry.trace and opentelemetry.metrics
+    main()

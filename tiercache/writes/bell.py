@@ -1,0 +1,78 @@
+"""When a worker is to take: at ``max_batch`` keys, after ``max_delay``, or because somebody waits.
+
+Puts of this process ring. Those of other processes, and tickets that were put off or abandoned,
+are found by looking: every ``POLL_SECONDS`` where nothing else wakes a worker. Whether what is there
+is due the journal decides, for all processes alike.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+POLL_SECONDS = 0.5
+HURRY_SECONDS = 0.02  # between two looks while somebody waits for a flush, and others hold tickets
+
+
+class Bell:
+    """What the workers of one process wait for. Safe for threads."""
+
+    def __init__(self, max_batch: int, max_delay: float) -> None:
+        self._max_batch = max_batch
+        self._max_delay = max_delay
+        self._rung = threading.Condition(threading.RLock())
+        self._due = 0.0  # monotonic time of the next take; guarded by _rung, as is all below
+        self._hurries = 0  # how many wait for a flush
+        self._is_stopped = False
+
+    @property
+    def patience(self) -> float:
+        """How long operations may wait for more of them, in seconds."""
+        return 0.0 if self._hurries else self._max_delay
+
+    def ring(self, depth: int) -> None:
+        """Note that an operation was accepted, and how much there is now."""
+        self._set(0.0 if depth >= self._max_batch else self._max_delay)
+
+    def took(self, wait: float | None) -> None:
+        """Note after how many seconds a journal is worth another look."""
+        if wait is not None:
+            self._set(wait)
+
+    def _set(self, delay: float) -> None:
+        due = time.monotonic() + delay
+        with self._rung:
+            if due < self._due:
+                self._due = due
+                self._rung.notify()
+
+    def wait(self, pause: float = 0.0) -> bool:
+        """Wait until it is time to take, but at least ``pause`` seconds; False: to stop."""
+        ready = time.monotonic() + pause
+        with self._rung:
+            while not self._is_stopped:
+                due = min(self._due, ready + HURRY_SECONDS) if self._hurries else self._due
+                left = max(due, ready) - time.monotonic()
+                if left <= 0:
+                    self._due = time.monotonic() + POLL_SECONDS
+                    return True
+                self._rung.wait(left)
+            return False
+
+    def hurry(self) -> None:
+        """Have workers take all the time, until ``calm``."""
+        with self._rung:
+            self._hurries += 1
+            self._due = 0.0
+            self._rung.notify_all()
+
+    def calm(self) -> None:
+        """Take back ``hurry``."""
+        with self._rung:
+            self._hurries -= 1
+
+    def stop(self) -> None:
+        """Have every ``wait`` return False from now on."""
+        with self._rung:
+            self._is_stopped = True
+            self._rung.notify_all()

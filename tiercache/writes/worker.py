@@ -1,0 +1,324 @@
+"""The thread that takes operations from a journal and hands them to the user's writer.
+
+A batch is acknowledged only after the writer has returned. If it raises, its operations are tried
+one by one, so that one that always fails does not keep others from being written; but after
+``ENOUGH_FAILURES`` in a row without a success it is the database that is at fault, and the rest of
+the batch is put off untried. Only an attempt alone counts towards ``max_attempts``.
+
+**Claims.** A ticket is the worker's for ``claim_timeout``. The worker begins no call after that,
+by the monotonic clock, which goes on while a process is frozen; and gives back what it will not
+get to. What is still outstanding in a writer's call when its claim ends may be given to another
+worker: the writer then sees it twice, with the same id and version. An abandoned ticket counts as
+an attempt, and is tried alone: it may be what killed its worker.
+
+The journal refuses an acknowledgement of what is not the worker's any more, so a worker that thaws
+can do no harm there. In the database it can, unless the writer compares versions: see the docs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tiercache.errors import CacheError, StoreError, WriteFailed
+from tiercache.tiers.journal import Burial, Journal, JournalMismatch, Retry, Ticket
+from tiercache.writes.backoff import Backoff
+from tiercache.writes.bell import Bell
+from tiercache.writes.operation import Operation, operation_of
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tiercache.codec import Codec
+
+log = logging.getLogger(__name__)
+
+ENOUGH_FAILURES: Final = 3
+GIVE_BACK_SHARE: Final = 0.5  # of the claim, after which nothing more is begun of a split batch
+TROUBLE_SECONDS: Final = 0.5  # between two attempts to reach the journal
+Writer = Callable[[list[Operation]], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a worker goes by."""
+
+    max_batch: int
+    claim_seconds: float
+    max_attempts: int | None
+    max_dead: int
+    backoff: Backoff
+
+
+class Counts:
+    """What the workers of one process have done. Each number has one writer at a time."""
+
+    __slots__ = ("batches", "buried", "failures", "lost", "lock", "retries", "written")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # guards all that follows
+        self.batches = 0  # calls of the writer that succeeded
+        self.written = 0  # operations
+        self.failures = 0  # calls that raised
+        self.retries = 0  # operations put off
+        self.buried = 0
+        self.lost = 0  # operations whose claim had ended by the time they were written
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Count."""
+        with self.lock:
+            setattr(self, name, getattr(self, name) + number)
+
+
+class Worker:
+    """One thread of one writer.
+
+    Args:
+        journal: Where operations wait.
+        codec: What makes values of bytes.
+        writer: The user's; blocking or ``async def``.
+        rules: What it goes by.
+        bell: What it waits for.
+        counts: What it counts in.
+        told: Called when something was written or given up.
+        withdrawn: Called with the key of an operation that was given up, if nothing newer of it is
+            pending.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        codec: Codec,
+        writer: Writer,
+        rules: Rules,
+        bell: Bell,
+        counts: Counts,
+        told: Callable[[], None],
+        withdrawn: Callable[[str], None],
+    ) -> None:
+        self.name = secrets.token_hex(8)
+        self._journal = journal
+        self._codec = codec
+        self._writer = writer
+        self._rules = rules
+        self._bell = bell
+        self._counts = counts
+        self._told = told
+        self._withdrawn = withdrawn
+        self._runner: asyncio.Runner | None = None  # of an asyncio writer
+        self._claimed_at = 0.0  # monotonic time of the last take
+        self._is_in_trouble = False
+        self.calling_since: float | None = None  # monotonic time; read by others
+        self.is_abandoned = False  # another has taken its place: set by others
+        self.thread = threading.Thread(target=self._run, name="tiercache-writes", daemon=True)
+
+    # The loop
+
+    def _run(self) -> None:
+        try:
+            while self._bell.wait(TROUBLE_SECONDS if self._is_in_trouble else 0.0):
+                self.work()
+                if self.is_abandoned:
+                    break
+            self._leave()
+        finally:
+            if self._runner is not None:
+                self._runner.close()
+
+    def work(self) -> int:
+        """Take once, and write what was taken; return how many tickets there were."""
+        rules = self._rules
+        self._claimed_at = time.monotonic()
+        try:
+            taken = self._journal.take(
+                self.name, rules.max_batch, rules.claim_seconds, self._bell.patience
+            )
+            self._bell.took(taken.wait)
+            self._write(taken.tickets)
+        except (StoreError, JournalMismatch) as error:
+            self._has_trouble(error)
+            return 0
+        if self._is_in_trouble:
+            self._is_in_trouble = False
+            log.warning("%s is in reach again", self._journal.label)
+        return len(taken.tickets)
+
+    def _has_trouble(self, error: Exception) -> None:
+        if not self._is_in_trouble:
+            self._is_in_trouble = True
+            log.warning("writes behind wait: %s", error)
+
+    def _leave(self) -> None:
+        try:
+            self._journal.leave(self.name)
+        except StoreError as error:
+            log.debug("a worker could not take its leave: %s", error)
+
+    # A batch
+
+    def _write(self, tickets: Sequence[Ticket]) -> None:
+        fine = [ticket for ticket in tickets if not ticket.is_suspect]
+        for some in _batches(fine, self._rules.max_batch):
+            if not self._give_back_if_late(some) and not self._try(some):
+                self._write_singly(some)
+        self._write_singly([ticket for ticket in tickets if ticket.is_suspect])
+
+    def _write_singly(self, tickets: Sequence[Ticket]) -> None:
+        """Write the first operation of each ticket by itself; the rest of it gets another ticket."""
+        failures, successes = 0, 0
+        for number, ticket in enumerate(tickets):
+            if self._give_back_if_late(tickets[number:]):
+                return
+            if failures >= ENOUGH_FAILURES and not successes:
+                self._put_off(tickets[number:])
+                return
+            if self._try_alone(ticket._replace(records=ticket.records[:1])):
+                successes += 1
+            else:
+                failures += 1
+
+    def _give_back_if_late(self, tickets: Sequence[Ticket]) -> bool:
+        """Give back tickets that there is not time enough for."""
+        late = time.monotonic() - self._claimed_at
+        if late < self._rules.claim_seconds * GIVE_BACK_SHARE:
+            return False
+        if tickets:
+            self._journal.retry(self.name, [Retry(each, 0.0, each.attempts) for each in tickets])
+        return True
+
+    def _put_off(self, tickets: Sequence[Ticket]) -> None:
+        """Put tickets off that were not tried."""
+        seconds = self._rules.backoff.after(1)
+        retries = [Retry(each, seconds, each.attempts) for each in tickets]
+        self._journal.retry(self.name, retries)
+        self._counts.add("retries", len(retries))
+
+    def _try(self, tickets: Sequence[Ticket]) -> bool:
+        """Hand over tickets as one batch; False if it was not written."""
+        try:
+            operations = [self._operation(ticket, each) for ticket in tickets for each in ticket[2]]
+            self._call(operations)
+        except Exception as error:
+            log.info("%d operations could not be written together: %s", len(tickets), _named(error))
+            return False
+        self._acknowledge(tickets, len(operations))
+        return True
+
+    def _try_alone(self, ticket: Ticket) -> bool:
+        """Hand over one operation; put it off, or bury it, if it was not written."""
+        most = self._rules.max_attempts
+        if ticket.is_suspect and most is not None and ticket.attempts >= most:
+            self._bury(
+                ticket._replace(attempts=ticket.attempts - 1), "the worker did not survive it"
+            )
+            return False
+        try:
+            self._call([self._operation(ticket, ticket.records[0])])
+        except Exception as error:
+            self._failed(ticket, _named(error))
+            return False
+        self._acknowledge([ticket], 1)
+        return True
+
+    def _operation(self, ticket: Ticket, record: Any) -> Operation:
+        return operation_of(self._codec, ticket.key, record)
+
+    def _failed(self, ticket: Ticket, error: str) -> None:
+        attempts = ticket.attempts + 1
+        most = self._rules.max_attempts
+        if most is not None and attempts >= most and self._bury(ticket, error):
+            return
+        retry = Retry(ticket, self._rules.backoff.after(attempts), attempts)
+        self._journal.retry(self.name, [retry])
+        self._counts.add("retries")
+
+    def _bury(self, ticket: Ticket, error: str) -> bool:
+        """Give an operation up; False where that cannot be."""
+        (is_last,) = self._journal.bury(self.name, [Burial(ticket, error)], self._rules.max_dead)
+        if is_last is None:
+            return False
+        self._counts.add("buried")
+        log.error("an operation was given up after %d attempts: %s", ticket.attempts + 1, error)
+        if is_last:
+            self._withdrawn(ticket.key)
+        self._told()
+        return True
+
+    def _acknowledge(self, tickets: Sequence[Ticket], operations: int) -> None:
+        self._counts.add("batches")
+        self._counts.add("written", operations)
+        lost = self._journal.done(self.name, tickets)
+        if lost:
+            self._counts.add("lost", lost)
+            log.warning(
+                "%d operations were written after their claim had ended: the writer took longer "
+                "than claim_timeout, and may see them twice",
+                lost,
+            )
+        self._told()
+
+    # The user's writer
+
+    def _call(self, operations: list[Operation]) -> None:
+        self.calling_since = time.monotonic()
+        try:
+            result = self._writer(operations)
+            if inspect.isawaitable(result):
+                self._await(result)
+            else:
+                _check_result(result)
+        except Exception:
+            self._counts.add("failures")
+            raise
+        finally:
+            self.calling_since = None
+
+    def _await(self, awaitable: Any) -> None:
+        import asyncio
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        left = self._claimed_at + self._rules.claim_seconds - time.monotonic()
+
+        async def within() -> None:
+            async with asyncio.timeout(max(0.0, left)):
+                _check_result(await awaitable)
+
+        try:
+            self._runner.run(within())
+        except TimeoutError as error:
+            if error.args:
+                raise
+            raise WriteFailed("the writer took longer than claim_timeout") from error
+
+
+def _check_result(result: object) -> None:
+    """Raise if what the writer returned says that it has written nothing."""
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise CacheError("the writer is a generator, which has not run; remove its yield")
+    if result is False:
+        raise CacheError("the writer returned False; it is to raise where it has not written")
+
+
+def _batches(tickets: Sequence[Ticket], most: int) -> list[list[Ticket]]:
+    """Part tickets in lists of up to ``most`` operations, or of one ticket."""
+    batches: list[list[Ticket]] = []
+    room = 0
+    for ticket in tickets:
+        count = len(ticket.records)
+        if not batches or count > room:
+            batches.append([])
+            room = most
+        batches[-1].append(ticket)
+        room -= count
+    return batches
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
