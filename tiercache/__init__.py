@@ -32,6 +32,7 @@ from .errors import (
     StoreTimeout,
     UncacheableArguments,
 )
+from .explaining import Explanation
 from .functions import AsyncCachedFunction, CachedFunction
 from .invalidating import Invalidation
 from .key_template import KeyTemplate
@@ -78,6 +79,7 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "Warmup",
     "HotKey",
     "Freshness",
+    "Explanation",
     "RemovalCause",
     # extending it
     "Plugin",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
@@ -259,7 +259,12 @@ class Cache(CacheAside, Warming, Behind):
         return lambda function: decorate(self, function, chosen)
 
     def invalidates(
-        self, key: Keys = None, *, tags: CallTags = (), after: After | None = None
+        self,
+        key: Keys = None,
+        *,
+        tags: CallTags = (),
+        after: After | None = None,
+        creates: bool = False,
     ) -> Callable[[F], F]:
         """Forget values once a function that changes what they are made of has succeeded.
 
@@ -271,11 +276,14 @@ class Cache(CacheAside, Warming, Behind):
                 been committed: ``transaction.on_commit`` of Django, ``after_commit`` of
                 ``tiercache_plugins.sqlalchemy``. By default it is called before the function
                 returns.
+            creates: Whether the function creates what the keys are of: guards, such as
+                BloomGuard, are told before it runs where its arguments tell the keys, else
+                before it returns.
 
         Raises:
             ConfigurationError: If an option is illegal or does not fit the function.
         """
-        return lambda function: decorate_invalidating(self, function, key, tags, after)
+        return lambda function: decorate_invalidating(self, function, key, tags, after, creates)
 
     def _retire(self, counters: Counters) -> None:
         with self._registering:
@@ -348,6 +356,10 @@ class Cache(CacheAside, Warming, Behind):
         """Begin to hear of changes in other processes, if that has not begun; say if they are."""
         run(self.flow.listen(self.blocking))
         return self.hears_peers
+
+    def know_of(self, keys: Sequence[str]) -> None:
+        """Tell guards that keys exist, or are about to: they may no longer be answered "absent"."""
+        self.flow.hooks.tell_of_write(keys)
 
     def emit(self, name: str, key: str = "", *, cause: str = "", seconds: float = 0.0) -> None:
         """Tell the plugins that something happened: see ``Event``."""

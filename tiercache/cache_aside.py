@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .bulk import Found, Want, read_many
 from .errors import ConfigurationError, LoadErrors, UncacheableArguments
+from .explaining import Explanation, explain
 from .options import Staleness, Tags, checked_tags, same_kind, tag_options, takes_many, ttl_options
 from .runtime import run
 from .spec import MISS, Spec
@@ -252,6 +253,16 @@ class CacheAside:
         """Do what ``peek`` does, awaited."""
         value = await self.flow.peek(self.asyncio, spec, key)
         return value if value is MISS else self._handed_out(value)
+
+    def explain(self, key: str, spec: Spec | None = None) -> Explanation:
+        """Say what the tiers hold under a key, for how long, and why: ``print(explain(key))``."""
+        spec = spec or self._look
+        return run(explain(self.flow, self.blocking, spec, _checked_key(key)))
+
+    async def aexplain(self, key: str, spec: Spec | None = None) -> Explanation:
+        """Do what ``explain`` does, awaited."""
+        spec = spec or self._look
+        return await explain(self.flow, self.asyncio, spec, _checked_key(key))
 
     def put(self, key: str, value: Any, spec: Spec) -> None:
         """Store a value as a function's."""

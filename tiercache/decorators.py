@@ -34,6 +34,7 @@ from .ttl import TTL, Duration, optional_seconds
 if TYPE_CHECKING:
     from .cache import Cache
     from .entry import Entry
+    from .explaining import Explanation
     from .runtime import Port
     from .singleflight import Flight
 
@@ -303,6 +304,10 @@ class BlockingCached(Cached):
         """Return the value for these arguments if a tier has it, else MISS; never load."""
         return self.cache.peek(self.key(*args, **kwargs), self.spec)
 
+    def explain(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Say what the tiers hold for these arguments, for how long, and why."""
+        return self.cache.explain(self.key(*args, **kwargs), self.spec)
+
     def set(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         """Store a value for these arguments."""
         self.cache.put(self.key(*args, **kwargs), value, self.spec)
@@ -360,6 +365,10 @@ class AsyncCached(Cached):
         """Return the value for these arguments if a tier has it, else MISS; never load."""
         return await self.cache.apeek(self.key(*args, **kwargs), self.spec)
 
+    async def explain(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Say what the tiers hold for these arguments, for how long, and why."""
+        return await self.cache.aexplain(self.key(*args, **kwargs), self.spec)
+
     async def set(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         """Store a value for these arguments."""
         await self.cache.aput(self.key(*args, **kwargs), value, self.spec)
@@ -387,7 +396,7 @@ class AsyncCached(Cached):
         await self.cache.aclear_prefix(self._literal_prefix())
 
 
-_BOUND_TOOLS = ("invalidate", "refresh", "peek", "key")
+_BOUND_TOOLS = ("invalidate", "refresh", "peek", "explain", "key")
 _TOOLS = (*_BOUND_TOOLS, "set", "many", "cache_info", "cache_clear")
 
 

@@ -26,6 +26,7 @@ from .tiers.memory import Removed
 from .tiers.store import Fill, Kind
 
 if TYPE_CHECKING:
+    from .lookup import Overlay
     from .coherence.bus import Bus
     from .l2 import L2
 

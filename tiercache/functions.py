@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
+from .explaining import Explanation
 from .spec import Miss
 from .stats import CacheInfo
 
@@ -36,6 +37,9 @@ class CachedFunction(Protocol[P, R]):
 
     def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
         """Return the value for these arguments if a tier has it, else MISS; never load."""
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Say what the tiers hold for these arguments, for how long, and why."""
 
     def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Store a value for these arguments."""
@@ -82,6 +86,10 @@ class AsyncCachedFunction(Protocol[P, R]):
 
     async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
         """Return the value for these arguments if a tier has it, else MISS; never load."""
+        ...
+
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Say what the tiers hold for these arguments, for how long, and why."""
         ...
 
     async def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:

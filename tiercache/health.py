@@ -14,7 +14,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from .errors import StoreError
-from .logs import trace_of
+from .logs import reason_of, trace_of
 from .tiers.breaker import Breaker
 from .tiers.store import StoreBusy, StoreRefused
 
@@ -67,11 +67,10 @@ class Health:
             self._failures += 1
             self._failed_at = now
             was_down, self.is_down = self.is_down, True
-        is_ours = isinstance(error, StoreError)
         if not was_down:
-            why = error if is_ours else type(error).__qualname__
+            why = reason_of(error)
             log.warning("cache %r goes on without L2: %s failed: %s", cache, operation, why)
-        if not is_ours:
+        if not isinstance(error, StoreError):
             log.error("%s failed for a reason of its own: %s", operation, trace_of(error))
 
     def _say_sometimes(self, cache: str, operation: str, error: Exception) -> None:

@@ -17,6 +17,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -81,16 +82,20 @@ After = Callable[[Invalidation], Any]
 
 
 def decorate_invalidating(
-    cache: Cache, function: Any, key: Keys, tags: CallTags = (), after: After | None = None
+    cache: Cache,
+    function: Any,
+    key: Keys,
+    tags: CallTags = (),
+    after: After | None = None,
+    creates: bool = False,
 ) -> Any:
     """Return what stands in a function's place: see ``Cache.invalidates``."""
-    if isinstance(function, classmethod):
-        return classmethod(decorate_invalidating(cache, function.__func__, key, tags, after))
-    if isinstance(function, staticmethod):
-        return staticmethod(decorate_invalidating(cache, function.__func__, key, tags, after))
+    if isinstance(function, classmethod | staticmethod):
+        kept = type(function)
+        return kept(decorate_invalidating(cache, function.__func__, key, tags, after, creates))
     plain = checked_function(function, "@invalidates")
     kind = AsyncInvalidating if is_async(plain) else BlockingInvalidating
-    return functools.update_wrapper(kind(cache, plain, key, tags, after).wrapper(), plain)
+    return functools.update_wrapper(kind(cache, plain, key, tags, after, creates).wrapper(), plain)
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ class Invalidating:
         key: Keys,
         tags: CallTags,
         after: After | None,
+        creates: bool = False,
     ) -> None:
         self.cache = cache
         self.function = function
@@ -125,6 +131,7 @@ class Invalidating:
         self.signature = inspect.signature(function)
         self._has_own_result = RESULT in self.signature.parameters
         self._stand_in = _taking_result(function, self.signature)
+        self._early_keys: list[Source] = []  # that can be told before the function has run
         self._keys = [self._key_source(each) for each in self._checked_key(key)]
         self._tags = [self._tag_source(each) for each in self._checked_tags(tags)]
         if not self._keys and not self._tags:
@@ -133,6 +140,17 @@ class Invalidating:
                 'give a key, such as "user:{user.id}", or tags=["users"]'
             )
         self.after = self._checked_after(after)
+        self._creates = self._checked_creates(creates)
+
+    def announce(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Have guards know of what this call creates before others can find it in the database.
+
+        As far as its arguments tell; those that do not fit are the function's to complain of.
+        """
+        if self._creates and self._early_keys:
+            with suppress(TypeError):
+                call = self._call(args, kwargs, None)
+                self.cache.know_of([key for source in self._early_keys for key in source(call)])
 
     def invalidation(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, called_at: float
@@ -143,6 +161,8 @@ class Invalidating:
         tags = tuple(dict.fromkeys(tag for source in self._tags for tag in source(call)))
         if not keys and not tags:
             return None
+        if self._creates:  # now, and not only after a commit, where somebody may look at once
+            self.cache.know_of(keys)
         return Invalidation(
             cache=self.cache,
             keys=keys,
@@ -184,6 +204,17 @@ class Invalidating:
             same_kind(after, wants_async=False, where=f"after of {self.name}")
         return after
 
+    def _checked_creates(self, creates: bool) -> bool:
+        if not isinstance(creates, bool):
+            raise ConfigurationError(
+                f"creates of {self.name} must be True or False, got {creates!r}"
+            )
+        if creates and not self._keys:
+            raise ConfigurationError(
+                f"creates of {self.name} needs the keys that it creates; give key="
+            )
+        return creates
+
     # Where keys and tags come from
 
     def _key_source(self, key: Any) -> Source:
@@ -194,8 +225,12 @@ class Invalidating:
                 f"a key of @invalidates of {self.name} must be a template or a function, "
                 f"got {key!r}"
             )
-        text = KeyMaker(self._stand_in, key).text
-        return self._renderer(key, lambda call: text(*call.args, **call.with_result))
+        maker = KeyMaker(self._stand_in, key)
+        text = maker.text
+        source = self._renderer(key, lambda call: text(*call.args, **call.with_result))
+        if self._has_own_result or not maker.uses(RESULT):
+            self._early_keys.append(source)
+        return source
 
     def _tag_source(self, tag: Any) -> Source:
         if callable(tag):
@@ -282,6 +317,7 @@ class BlockingInvalidating(Invalidating):
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             called_at = time.monotonic()
+            self.announce(args, kwargs)
             result = function(*args, **kwargs)
             invalidation = self.invalidation(args, kwargs, result, called_at)
             if invalidation is not None:
@@ -313,6 +349,7 @@ class AsyncInvalidating(Invalidating):
 
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             called_at = time.monotonic()
+            self.announce(args, kwargs)
             result = await function(*args, **kwargs)
             invalidation = self.invalidation(args, kwargs, result, called_at)
             if invalidation is not None:

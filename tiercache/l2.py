@@ -99,7 +99,7 @@ class L2:
         return await self._tell(port, Kind.DELETE, keys, "delete", keys, kind) or 0
 
     async def expire(self, port: Port, keys: Sequence[str], seconds: Sequence[float]) -> int:
-        """Have entries live for at most so many seconds more; what is not taken is owed a DELETE."""
+        """Have entries live for at most so many seconds more; what is not taken is owed."""
         return await self._tell(port, Kind.DELETE, keys, "expire", keys, seconds) or 0
 
     async def invalidate_tags(self, port: Port, tags: Sequence[str]) -> None:

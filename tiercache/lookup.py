@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from math import inf
+from math import inf, nan
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .clock import Clock, CoarseClock
@@ -377,6 +377,11 @@ class Lookup:
         return value, Life(remaining, tags, stale_for, record)
 
     # Keeping in L1
+
+    def age(self, found: Standing) -> float:
+        """Return how many seconds ago a value was loaded, as far as is known."""
+        ttl = None if found.record is None else found.record.ttl
+        return max(0.0, self.time() - found.stale_at + (ttl or 0.0)) if ttl else nan
 
     def make_stale(self, key: str) -> list[Removed]:
         """Have the value of a key in L1 be stale; return it where it is not to be kept."""

@@ -11,7 +11,6 @@ A value that is stale beyond that is a miss; it is served all the same where its
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Coroutine
 from functools import partial
@@ -214,11 +213,6 @@ class Refreshing(Lookup):
         spec.counters.stale_served += 1
         self.telemetry.served_stale(self.age(found))
         self.tell("stale_served", key, seconds=self.age(found))
-
-    def age(self, found: Standing) -> float:
-        """Return how many seconds ago a value was loaded, as far as is known."""
-        ttl = None if found.record is None else found.record.ttl
-        return max(0.0, self.time() - found.stale_at + (ttl or 0.0)) if ttl else math.nan
 
 
 def _may_be_hidden(spec: Spec, error: BaseException | None) -> bool:

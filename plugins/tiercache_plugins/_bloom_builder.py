@@ -162,7 +162,8 @@ class Builder:
         try:
             self._attempt()
         except (Outdated, Interrupted):
-            self._wait_for_others("messages were missed during the build")
+            if not self._stopped.is_set():
+                self._wait_for_others("messages were missed during the build")
         except Ambiguous as error:
             self.error = f"{error}; tell BloomGuard which one its ids are of: key="
             log.error("BloomGuard rules nothing out: %s", self.error)  # noqa: TRY400 - no bug
@@ -197,13 +198,13 @@ class Builder:
             self._wait_for_others("other processes cannot be heard: L2 is out of reach")
             return
         era = self._members.era  # what is missed from here on advances it
-        if self._from_file(keys, era):
+        if self._from_file(cache, keys, era):
             return
         with self._turn(cache, keys) as is_ours:
-            if self._from_shared(keys, era):
+            if self._from_shared(cache, keys, era):
                 return
             if is_ours:
-                self._build(keys, era)
+                self._build(cache, keys, era)
             else:
                 self._wait_for_others("another process is building the shared filter")
 
@@ -220,7 +221,7 @@ class Builder:
         except LockLost:
             log.info("BloomGuard: another process may have built the shared filter, too")
 
-    def _build(self, keys: Keys, era: int) -> None:
+    def _build(self, cache: Cache, keys: Keys, era: int) -> None:
         if self._ids.is_spent:
             self.error = "ids can be read only once; use a function that returns them afresh"
             log.error("BloomGuard rules nothing out any more: %s", self.error)
@@ -232,6 +233,7 @@ class Builder:
         if mark is not None:
             self._publish(keys, build, mark)
         self._land(keys, build, "" if mark is None else mark.name)
+        self._save(cache, keys, build)
 
     def _read(self, keys: Keys, build: Build) -> None:
         members = self._members
@@ -257,23 +259,28 @@ class Builder:
         self._known = name
         self._again_in(self._plan.rebuild_every)
         log.info("BloomGuard knows %d keys of %r", build.series.count, keys.label)
-        self._files.write(build.series, keys.label)
+
+    def _save(self, cache: Cache, keys: Keys, build: Build) -> None:
+        assert build.series is not None
+        self._files.write(build.series, keys.label, is_complete=cache.store is None)
 
     # What is there already
 
-    def _from_file(self, keys: Keys, era: int) -> bool:
+    def _from_file(self, cache: Cache, keys: Keys, era: int) -> bool:
         """Begin with the snapshot, if it is to be trusted."""
         build = self._members.begin(era)  # what is added from here on is in it
         found = self._files.read(keys.label)
-        self._hint = max(self._hint, found.count)
+        self._hint = max(self._hint, found.keys)
         if found.trusted is None:
             self._members.drop(build)
             return False
+        if cache.store is not None:
+            self._files.outdate()
         build.use(found.trusted)
         self._land(keys, build, "")
         return True
 
-    def _from_shared(self, keys: Keys, era: int) -> bool:
+    def _from_shared(self, cache: Cache, keys: Keys, era: int) -> bool:
         """Begin with what another process has published, if there is something new."""
         if self._shared is None or self._shared.owes:
             return False
@@ -286,6 +293,7 @@ class Builder:
                     series.add(key)
                 build.use(series)
                 self._land(keys, build, published.name)
+                self._save(cache, keys, build)
                 return True
         except NotASnapshot as error:
             log.warning("BloomGuard: the shared filter is ignored: %s", error)
@@ -322,11 +330,9 @@ class Builder:
             return
         if shared.has_work and time.monotonic() >= self._settle_at:
             try:
-                owed = shared.settle()
+                self._announce(shared.settle())
             except Exception:
                 self._settle_at = time.monotonic() + SETTLE_PAUSE
-            else:
-                self._announce(owed)
         live = self._members.live
         if live is not None and shared.count > max(CROWDED, live.count // 10):
             self._is_asked = self._is_asked or self._relieved != self._known

@@ -1,9 +1,11 @@
 """When the snapshot file is read, written, and not believed any longer.
 
 It is written after each build and on stop. What was added since is not in it, so it is complete
-only until the next new key, and says so itself from then on. What was created while nobody was
-there to hear it is not in it either: only its user can know that there was nothing, and says so by
-``trust_snapshot=True``. Otherwise it tells how large the filter has to be, no more.
+only until the next new key, and says so itself from then on. Where other processes create keys,
+too, it is complete only on stop, and only until it is used: who is killed cannot say what it has
+not heard. What was created while nobody was there to hear it is not in it either: only its user can
+know that there was nothing, and says so by ``trust_snapshot=True``. Otherwise it tells how large
+the filter has to be, no more.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class Found(NamedTuple):
     """What a file gives."""
 
     trusted: Series | None = None  # to answer from at once
-    count: int = 0  # how many keys there were
+    keys: int = 0  # how many there were
 
 
 class Files:
@@ -43,9 +45,8 @@ class Files:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Believe nothing of the file: the parent goes on writing it."""
+        """Have a lock that nobody holds."""
         self._lock = threading.Lock()  # a write and what outdates it do not overlap
-        self._may_be_complete = self._path is not None  # written under _lock
 
     def read(self, keys: str) -> Found:
         """Return what the file gives; once, since it is of the past then."""
@@ -64,24 +65,24 @@ class Files:
         is_trusted = self._is_trusted and snapshot.is_complete
         return Found(snapshot.series if is_trusted else None, snapshot.series.count)
 
-    def write(self, series: Series, keys: str) -> None:
+    def write(self, series: Series, keys: str, *, is_complete: bool) -> None:
         """Write the file; that it cannot be written is logged."""
         if self._path is None:
             return
         try:
             with self._lock:
-                self._may_be_complete = True
-                SnapshotFile(self._path, keys, self._error_rate).write(series, is_complete=True)
+                SnapshotFile(self._path, keys, self._error_rate).write(
+                    series, is_complete=is_complete
+                )
         except OSError as error:
             log.warning("BloomGuard: snapshot %s cannot be written: %s", self._path, error)
 
     def outdate(self) -> None:
-        """Have the file say that a key was added since; at once where it does already."""
-        if not self._may_be_complete or self._path is None:
+        """Have the file say that it lacks something; at once where it does already."""
+        if self._path is None:
             return
         try:
             with self._lock:
-                self._may_be_complete = False
                 SnapshotFile(self._path, "", self._error_rate).outdate()
         except OSError as error:
             log.error(  # noqa: TRY400 - the disk, no bug

@@ -10,7 +10,7 @@ filters' shapes. Nothing is parsed before length and digest are right, and no me
 the bytes themselves do not show to be needed.
 
 *Complete* says that no key has been added since it was written. Who adds one sets the flag back,
-in place, before it returns: so a file left behind by a crash says what it lacks.
+in place, before it returns, so that a file which a crash leaves behind does not claim too much.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class SnapshotFile:
         """
         try:
             with self.path.open("r+b") as file:
-                if file.read(len(MAGIC)) != MAGIC:
+                if file.read(len(MAGIC) + 1) != MAGIC + b"1":
                     return
                 file.seek(len(MAGIC))
                 file.write(b"0")

@@ -99,8 +99,8 @@ class BloomGuard(Plugin):
             five minutes.
         rate_limit: Ids to read per second, at most.
         snapshot: A file to keep the filter in, written after each build and at the end.
-        trust_snapshot: Begin with the file instead of the ids, if it is complete: nothing may have
-            been created while it was not in use, by anyone.
+        trust_snapshot: Begin with the file instead of the ids, if the process that wrote it was
+            closed in order: nothing may have been created since, by anyone.
         shared: ``redis://...`` or a ``redis.Redis``, where one process at a time publishes the
             filter, so that the next begins ready. Needs ``key=``, and an L2.
         on_progress: Called with how many ids were read, and of how many (None: not known), every
@@ -230,7 +230,6 @@ class BloomGuard(Plugin):
                 self._files.outdate()
         except BaseException:  # interrupted, or out of memory: it may lack them
             self._miss()
-            self._files.outdate()
             raise
         if new and self._shared is not None:
             self._share(self._shared, new)
@@ -238,6 +237,7 @@ class BloomGuard(Plugin):
     def _miss(self) -> None:
         """Know that some key is not known."""
         self._members.forget()
+        self._files.outdate()
         self._builder.hurry()
 
     def _share(self, shared: SharedFilter, keys: Sequence[str]) -> None:
@@ -271,13 +271,19 @@ class BloomGuard(Plugin):
 
     def stop(self) -> None:
         self._builder.stop()
-        series, keys = self._members.live, self._keys
-        if series is not None and keys is not None and self.is_ready and not self._is_stopped:
-            self._files.write(series, keys.label)
+        if not self._is_stopped:
+            self._leave_snapshot()
         self._is_stopped = True
         self._members.forget()
         if self._shared is not None:
             self._shared.close()
+
+    def _leave_snapshot(self) -> None:
+        series, keys = self._members.live, self._keys
+        if series is not None and keys is not None and self.is_ready:
+            self._files.write(series, keys.label, is_complete=True)
+        else:
+            self._files.outdate()
 
     def measures(self) -> Mapping[str, float]:
         stats = self.stats()
@@ -417,7 +423,9 @@ class BloomGuard(Plugin):
 
 
 def _deadline(timeout: Duration | None) -> float:
-    return inf if timeout is None else time.monotonic() + duration(timeout, "timeout")
+    if timeout is None:
+        return inf
+    return time.monotonic() + (0.0 if timeout == 0 else duration(timeout, "timeout"))
 
 
 def _checked_rate(rate: Any) -> float:

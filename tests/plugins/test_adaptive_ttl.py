@@ -104,6 +104,8 @@ def test_it_says_why(source: Source, seen: Seen) -> None:
     source.ask()
     assert seen.loads[-1].reason.startswith("changed 1 of the last 2 loads; every ")
     assert seen.loads[-1].reason.endswith(" requests/min")
+    explanation = source.kind.call(source.read.explain, 1)
+    assert explanation.why == seen.loads[-1].reason and explanation.ttl == seen.ttls[-1]
 
 
 def test_a_loaders_own_ttl_stands(

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.waiting import until
-from tiercache import Cache
+from tiercache import Cache, Event
+from tiercache.testing import DictStore
 from tiercache_plugins import BloomGuard
 from tiercache_plugins._bloom_series import Series
 from tiercache_plugins._bloom_snapshot import _HEAD, NotASnapshot, SnapshotFile, decode, encode
@@ -85,6 +86,39 @@ class TestTrusted:
         assert guard.contains(78) and not guard.is_ready
         source.may_read.set()
         assert guard.wait_until_ready(10)
+
+    def test_not_twice_where_others_create(
+        self, make_cache: Callable[..., Cache], source: Source, path
+    ) -> None:
+        """With an L2 a file is complete on a clean stop only, and only until it is used."""
+        store = DictStore()
+
+        def start() -> tuple[Cache, BloomGuard]:
+            guard = BloomGuard(source, key=KEY, snapshot=path, trust_snapshot=True)
+            return make_cache(l2=store, plugins=[guard]), guard
+
+        def is_complete() -> bool:
+            return path.exists() and decode(path.read_bytes(), KEY, 0.01).is_complete
+
+        cache, guard = start()
+        assert guard.wait_until_ready(10)
+        until(path.exists)
+        assert not is_complete()
+        cache.close()
+        assert is_complete()
+        cache, guard = start()
+        assert guard.wait_until_ready(10)
+        assert source.reads == 1 and not is_complete()
+        cache.hooks.tell(Event("bus_gap", cache.name, ""))
+        source.may_read.clear()
+        until(lambda: source.reads >= 2)
+        other, _ = start()
+        other.close()  # before it was ready
+        assert not is_complete()
+        source.may_read.set()
+        assert guard.wait_until_ready(10)
+        cache.close()
+        assert is_complete()
 
     def test_not_if_something_came_first(
         self, make_cache: Callable[..., Cache], source: Source, path

@@ -63,8 +63,8 @@ class World:
             does cannot be told from a new one.
         is_forgetful: Whether a process remembers no more than two changes, tags or debts.
         is_big: Whether L1 counts as too big to be searched for tags.
-        staleness: Options of the caches: a TTL, and what is served past it. Then a row may be loaded
-            more than once.
+        staleness: Options of the caches: a TTL, and what is served past it. Then a row may be
+            loaded more than once.
     """
 
     def __init__(

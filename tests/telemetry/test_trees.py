@@ -396,7 +396,7 @@ def test_open_breaker(kind: Kind, traced: MakeCache, recorder: Recorder) -> None
 def test_redis_down(
     kind: Kind, traced: MakeCache, recorder: Recorder, own_server: RedisServer
 ) -> None:
-    """With Redis dead, reads load; what failed, and then was not even tried, is seen in L2's part."""
+    """With Redis dead, reads load; below them is seen what failed, and what was not even tried."""
     get = cached(traced(l2=Redis(own_server.url, timeout=0.2)), kind, double)
     kind.call(get, 0)
     recorder.clear()

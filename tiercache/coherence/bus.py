@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Protocol
 from tiercache.coherence.fading import BEGIN, STEP, Fading
 from tiercache.coherence.keeper import Handle, keeper
 from tiercache.errors import StoreError
-from tiercache.logs import trace_of
+from tiercache.logs import reason_of, trace_of
 from tiercache.telemetry import NO_STEP
 from tiercache.tiers.breaker import Breaker, State
 from tiercache.tiers.store import Kind, LogGap, Message, Namespace, StoreRefused, Tail
@@ -260,7 +260,7 @@ class Bus:
             log.log(
                 self._level(),
                 "%s: cannot hear of other processes' changes, so L1 keeps values for %g s only: %s",
-                *(self._name, self.blind_ttl, why),
+                *(self._name, self.blind_ttl, reason_of(why)),
             )
         if not self.is_blind:
             self.begin_to_fade(time.monotonic())

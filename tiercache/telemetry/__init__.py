@@ -41,7 +41,7 @@ class Telemetry:
         trace_l1_hits: Whether a hit in L1 makes a span, too.
 
     Raises:
-        ConfigurationError: If a provider is none.
+        ConfigurationError: If a provider is none, or a switch neither on nor off.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Telemetry:
         trace_l1_hits: bool = False,
     ) -> None:
         self.name = cache
-        self.traces_hits = trace_l1_hits
+        self.traces_hits = _switch(trace_l1_hits, "trace_l1_hits")
         self.spans: Spans | None = None  # None: nothing records, as of the last notice()
         self._instruments: Instruments | None = None  # likewise
-        self._shows_keys = trace_keys
+        self._shows_keys = _switch(trace_keys, "trace_keys")
         self._attributes = {names.CACHE: cache}
         tracers = _checked(tracer_provider, "tracer_provider", "get_tracer")
         meters = _checked(meter_provider, "meter_provider", "get_meter")
@@ -92,6 +92,8 @@ class Telemetry:
         """Record how long a load took."""
         instruments = self._instruments
         if instruments is not None:
+            if instruments.has_news:
+                instruments.learn()
             instruments.load_duration.record(seconds, self._attributes)
 
     def served_stale(self, age: float) -> None:
@@ -126,3 +128,9 @@ def _checked(provider: Any, name: str, method: str) -> Any:
     if provider is not None and not callable(getattr(provider, method, None)):
         raise ConfigurationError(f"{name} must have {method}(), got {provider!r}")
     return provider
+
+
+def _switch(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, got {value!r}")
+    return value

@@ -11,6 +11,7 @@ up, since a reader could not tell them apart.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import Counter
@@ -71,10 +72,7 @@ _COUNTERS: tuple[tuple[str, str, str, Callable[[Any], Iterator[Shown]]], ...] = 
     (names.STALE_SERVED, "Calls answered by a stale value", "{call}", _plain("stale_served")),
     (names.ABSENTS, "Calls that a guard answered", "{call}", _plain("absent")),
 )
-_GAUGES = (
-    (names.ENTRIES, "Entries in L1", "{entry}", _plain("entries")),
-    (names.WEIGHT, "Weight of the entries in L1", "1", _plain("weight")),
-)
+_entries, _weight = _plain("entries"), _plain("weight")
 
 
 class Instruments:
@@ -84,11 +82,13 @@ class Instruments:
         self._lock = threading.RLock()
         self._caches: weakref.WeakSet[Any] = weakref.WeakSet()  # guarded by _lock
         self._plugin_gauges: set[str] = set()  # names; guarded by _lock
+        self.has_news = False  # plugins have shown what has no gauge; a reader may not make one
         meter = self._meter = provider.get_meter(names.SCOPE)
         for name, about, unit, show in _COUNTERS:
             meter.create_observable_counter(name, [self._callback(show)], unit, about)
-        for name, about, unit, show in _GAUGES:
-            meter.create_observable_gauge(name, [self._callback(show)], unit, about)
+        gauge = meter.create_observable_gauge
+        gauge(names.ENTRIES, [self._observe_entries], "{entry}", "Entries in L1")
+        gauge(names.WEIGHT, [self._callback(_weight)], "1", "Weight of the entries in L1")
         self.load_duration: Histogram = meter.create_histogram(
             names.LOAD_DURATION,
             "s",
@@ -106,19 +106,22 @@ class Instruments:
         """Report a cache from now on."""
         with self._lock:
             self._caches.add(cache)
-        self.learn_measures(cache)
+        self.learn()
 
     def remove(self, cache: Reported) -> None:
         """Report a cache no longer."""
         with self._lock:
             self._caches.discard(cache)
 
-    def learn_measures(self, cache: Reported) -> None:
-        """Have a gauge for each measure that the cache's plugins show by now."""
-        shown = {name for name, _ in cache.hooks.measures()}
+    def learn(self) -> None:
+        """Have a gauge for each measure that plugins show and that has none yet."""
+        with self._lock:
+            caches = list(self._caches)
+        shown = {name for cache in caches for name, _ in cache.hooks.measures()}
         with self._lock:
             new = shown - self._plugin_gauges
             self._plugin_gauges |= new
+        self.has_news = False
         for name in new:
             self._meter.create_observable_gauge(
                 names.PLUGIN + name, [self._measure(name)], "1", "Shown by a plugin"
@@ -127,6 +130,13 @@ class Instruments:
     def after_fork(self) -> None:
         """Take a new lock in a forked child."""
         self._lock = threading.RLock()
+
+    def _observe_entries(self, _: CallbackOptions) -> Iterable[Observation]:
+        with self._lock:
+            caches = list(self._caches)
+        shown = {name for cache in caches for name, _ in cache.hooks.measures()}
+        self.has_news = not shown <= self._plugin_gauges
+        return self._observe(lambda cache: _entries(cache.stats()))
 
     def _callback(
         self, show: Callable[[Any], Iterator[Shown]]
@@ -159,6 +169,17 @@ class Instruments:
 
 _made: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()  # by provider
 _making = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _making  # noqa: PLW0603 - the parent's may be held by a thread that is not here
+    _making = threading.RLock()
+    for instruments in list(_made.values()):
+        instruments.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def instruments_of(provider: MeterProvider) -> Instruments:

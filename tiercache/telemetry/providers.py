@@ -53,16 +53,18 @@ class Watch:
     def look(self) -> Any:
         """Return the provider, None if there is none that records."""
         self.seen = self.ask()
-        if self.seen is not None and self.seen is modules.get(self._signal[0]):
-            self.ask = self._asker(self.seen)
-            self.seen = self.ask()
-        return self.seen if records(self.seen) else None
+        api = modules.get(self._signal[0])
+        if self.seen is None or self.seen is not api:
+            return self.seen if records(self.seen) else None
+        if not hasattr(api, self._signal[1]):  # another thread is still importing it
+            self.seen = _NEVER
+            return None
+        self.ask = self._asker(api)
+        return self.look()
 
     def _asker(self, api: Any) -> Callable[[], Any]:
         _, getter, inside, variable = self._signal
-        get = getattr(api, getter, None)
-        if get is None:  # another thread is still importing it
-            return self.ask
+        get: Callable[[], Any] = getattr(api, getter)
         get()  # where the environment names a provider, it is loaded now
         home = vars(modules[inside]) if inside in modules else {}
         return partial(home.get, variable) if variable in home else get

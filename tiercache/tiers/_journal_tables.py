@@ -241,15 +241,15 @@ class JournalTables:
             return None
         if count >= most or was_put_off:
             return 0.0
-        return max(0.0, patience - (time.time_ns() // 1000 - first) / 1e6)
+        age: float = (time.time_ns() // 1000 - first) / 1e6
+        return max(0.0, patience - age)
 
     def _next_wait(
         self, db: sqlite3.Connection, journal: int, most: int, patience: float
     ) -> float | None:
         free, due = self._wait(db, journal, most, patience), self._tickets(db, journal)[4]
         put_off = None if due is None else max(0, due - now_ms()) / 1000
-        waits = [each for each in (free, put_off) if each is not None]
-        return min(waits) if waits else None
+        return min((each for each in (free, put_off) if each is not None), default=None)
 
     def _given(
         self,

@@ -10,7 +10,6 @@ An entry and its operation hold the same payload, which is sent once.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +32,7 @@ from tiercache.tiers.journal import (
     Taken,
     Ticket,
 )
-from tiercache.tiers.store import Kind, StoreRefused
+from tiercache.tiers.store import StoreRefused
 
 if TYPE_CHECKING:
     from tiercache.tiers._redis_entry_plans import Plan

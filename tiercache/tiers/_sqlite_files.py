@@ -5,7 +5,7 @@ clock change touches, but which starts anew at each boot. The file therefore rem
 that wrote it, and is emptied when that has changed.
 
 A file that is not SQLite, or holds somebody else's tables, is refused and left as it is. Tables of
-another version of tiercache are dropped: it is a cache. Journals are not: no table of theirs is ever dropped here.
+another version of tiercache are dropped: it is a cache. A journal's never are.
 """
 
 from __future__ import annotations

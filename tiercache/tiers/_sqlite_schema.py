@@ -26,6 +26,8 @@ from typing import Final
 
 from tiercache.tiers._journal_tables import JOURNAL_TABLES, STATEMENTS
 
+__all__ = ["JOURNAL_TABLES", "KEPT", "TABLES", "VERSION"]
+
 #: Bump when a table, or what a row of it means, changes.
 VERSION: Final = 3
 

@@ -35,8 +35,8 @@ from tiercache.tiers.store import Item, Kind
 __all__ = [
     "FORMAT",
     "Accepted",
-    "Buried",
     "Burial",
+    "Buried",
     "Change",
     "Draft",
     "Journal",

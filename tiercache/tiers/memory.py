@@ -23,7 +23,7 @@ import math
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
@@ -128,7 +128,24 @@ class LRU:
             freed = 0.0 if old is None else self._weights.get(entry.key, 1)
             if self._weight - freed + weight > self.maxsize:
                 return None
-            return self.place(entry, weight)
+            removed = [] if old is None else [self._take(old, RemovalCause.REPLACED)]
+            self._insert(entry, weight)
+            return removed
+
+    def place_all_in_room(
+        self, entries: Sequence[tuple[Entry, float]]
+    ) -> tuple[list[Removed], int]:
+        """Do what ``place_in_room`` does for entries with their weights; count the refused."""
+        left: list[Removed] = []
+        refused = 0
+        with self._lock:
+            for entry, weight in entries:
+                removed = self.place_in_room(entry, weight)
+                if removed is None:
+                    refused += 1
+                elif removed:
+                    left += removed
+        return left, refused
 
     def hottest(self, count: int) -> list[Entry]:
         """Return the entries with most hits, at most so many, hottest first; O(n)."""

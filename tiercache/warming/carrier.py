@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from tiercache.bulk import Found, Want, _Journey, _told_apart
+from tiercache.bulk import Found, _Journey, _told_apart
 from tiercache.claims import HELD
+from tiercache.entry import Life, entry_of
 from tiercache.errors import CacheError
+from tiercache.runtime import BoxedStop
 from tiercache.singleflight import Flight, Source
 from tiercache.spec import MISS, Spec
 from tiercache.stats import Counters
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 
 HOLD_SECONDS = 0.02  # for which loads of single keys are claimed together: callers who join wait
 MOST_SINGLE = 64  # keys that are claimed together
+LOCKED = 64  # keys that are put, or landed, under one lock: some 50 microseconds
+
+Loaded = tuple[Flight, Any, float]  # a value, and the seconds its load took
+Kept = tuple[Flight, Any, Life]
 
 #: Waits so many seconds; says whether to go on.
 Pause = Callable[[float], Awaitable[bool]]
@@ -87,14 +94,19 @@ class Carrier:
 
     async def _look(self, spec: Spec, jobs: Sequence[Job]) -> dict[str, Job]:
         """Return what no tier has and can be loaded, by key; what L2 has is put in L1."""
-        flow = self.flow
-        missing = {job.key: job for job in jobs if flow.fresh(job.key) is None}
+        flow, is_near = self.flow, self.is_near
+        missing = {job.key: job for job in jobs if not is_near(job.key)}
         if missing and flow.l2 is not None:
             for key in await flow.look_many(self.port, spec, list(missing)):
                 del missing[key]
         missing = {key: job for key, job in missing.items() if job.args is not None}
         self.run.note("skipped", len(jobs) - len(missing))
         return missing
+
+    def is_near(self, key: str) -> bool:
+        """Whether L1 has a key, fresh: most have not, and are looked for no further."""
+        memory = self.flow.memory
+        return memory is not None and key in memory.table and self.flow.fresh(key) is not None
 
     async def _may_load(self, count: int) -> bool:
         delay = self.run.delay(count)
@@ -118,9 +130,10 @@ class _Visit(_Journey):
     """One attempt to bring some keys, each led by this flight or left to whoever has it."""
 
     def __init__(self, carrier: Carrier, spec: Spec, missing: dict[str, Job]) -> None:
-        wants = {key: [Want(key, job.item, job.args or ())] for key, job in missing.items()}
+        wants: Any = {key: (job,) for key, job in missing.items()}  # which have what a Want has
         batch = carrier.source.batch or _no_batch
         super().__init__(carrier.flow, carrier.port, spec, wants, batch, Found({}, {}))
+        self._carrier = carrier
         self._jobs = missing
         self._source = carrier.source
         self._run = carrier.run
@@ -139,17 +152,26 @@ class _Visit(_Journey):
     def _count(self, led: Sequence[Flight]) -> dict[str, Job]:
         broken: dict[str, Job] = {}
         seen: set[int] = set()
+        landed = Counter[Source]()
         for flight in led:
             if flight in self._done:
                 continue
             if not flight.has_landed or flight.must_retry:
                 broken[flight.key] = self._jobs[flight.key]
             elif flight.error is None or flight.source is Source.GUARD:
-                self._run.note("loaded" if flight.source is Source.LOAD else "skipped")
+                landed[flight.source] += 1
             else:
                 self._run.note_error(flight.error, is_new=id(flight.error) not in seen)
                 seen.add(id(flight.error))
+        loaded = landed.pop(Source.LOAD, 0)
+        self._run.note("loaded", loaded)
+        self._run.note("skipped", landed.total())
         return broken
+
+    def _land_at_once(self, flight: Flight) -> bool:
+        if not self.flow.hooks.guards and not self._carrier.is_near(flight.key):
+            return False
+        return super()._land_at_once(flight)
 
     async def _load_batch(self, flights: Sequence[Flight]) -> None:
         mine = await self._take(flights)
@@ -163,21 +185,90 @@ class _Visit(_Journey):
             await self._load_each(mine)
 
     async def _load_each(self, flights: Sequence[Flight]) -> None:
+        loaded: list[Loaded] = []
         for flight in flights:
             if self._run.is_stopping:
                 self._leave(flight)
                 continue
-            flight.skips_store = True  # its lease is there, or not to be had
-            await self.flow.fly(self.port, flight, self.spec, self.missing[flight.key][0].args, {})
-            if flight.error is not None and not flight.must_retry:  # at once: it may end the run
-                self._run.note_error(flight.error)
-                self._done.add(flight)
+            began = time.perf_counter()
+            try:
+                value = await self._load_alone(flight)
+            except Exception as error:
+                self._note_failure(flight, error)
+            else:
+                loaded.append((flight, value, time.perf_counter() - began))
+        await self._keep_all(loaded)
+
+    async def _load_alone(self, flight: Flight) -> Any:
+        """Run one load, without keeping what it brings."""
+        args = self._jobs[flight.key].args
+        return await self.flow._load(self.port, flight, self.spec, args, {})  # noqa: SLF001
+
+    def _note_failure(self, flight: Flight, error: Exception) -> None:
+        """Fail a flight, and count that at once: it may end the run."""
+        reason = error.error if isinstance(error, BoxedStop) else error
+        self.flow.fail(flight, self.spec, reason)
+        self._run.note_error(reason)
+        self._done.add(flight)
 
     async def _store(self, flights: Sequence[Flight]) -> None:
         for flight in flights:
             flight.source = Source.LOAD
             flight.tags = self.spec.tags if self.spec.tags_of is None else None
-        await self._fill(flights, [self._jobs[flight.key].value for flight in flights], 0.0)
+        await self._keep_all([(flight, self._jobs[flight.key].value, 0.0) for flight in flights])
+
+    # Keeping
+
+    async def _fill(self, flights: Sequence[Flight], values: list[Any], seconds: float) -> None:
+        await self._keep_all([(*pair, seconds) for pair in zip(flights, values, strict=True)])
+
+    async def _keep_all(self, loaded: Sequence[Loaded]) -> None:
+        """Store loaded values in both tiers, each tier at once, then let their flights land.
+
+        In this order: who asks for a key after its flight has landed finds the value.
+        """
+        lives = [life for each in loaded if (life := self._judged(*each)) is not None]
+        fills = [self.flow.encode_for_store(self.spec, *kept) for kept in lives]
+        flights = [flight for flight, _, _ in loaded]
+        refused = await self._fill_store(flights, [fill for fill in fills if fill is not None])
+        self._put_all([kept for kept in lives if kept[0].key not in refused])
+        landing = self.flow.flights
+        for start in range(0, len(loaded), LOCKED):
+            with landing.lock:
+                for flight, value, _ in loaded[start : start + LOCKED]:
+                    landing.land(flight, value)
+
+    def _judged(self, flight: Flight, value: Any, seconds: float) -> Kept | None:
+        """Return how a value is to be kept; None: not at all."""
+        flow = self.flow
+        try:
+            life = None if flight.has_landed else flow.judge(self.spec, flight, value, seconds)
+        except Exception as error:
+            self._note_failure(flight, error)
+            return None
+        if flow.pauses:
+            flow.pauses.end(flight.key)
+        flight.ttl = None if life is None else life.ttl
+        return None if life is None else (flight, value, life)
+
+    def _put_all(self, lives: Sequence[Kept]) -> None:
+        """Put values in L1, unless their keys were invalidated since their flights began."""
+        flow, room = self.flow, self._carrier.room
+        if room is None:
+            return
+        entries = []
+        for flight, value, life in lives:
+            entry = entry_of(flight.key, value, life, flight.era)
+            flow.schedule(entry, life, self.spec)
+            entries.append((flight, entry, room.weigh(entry)))
+        is_current = flow.flights.is_current
+        for start in range(0, len(entries), LOCKED):
+            with flow.flights.lock:
+                removed = room.place_all(
+                    [(e, w) for f, e, w in entries[start : start + LOCKED] if is_current(f)]
+                )
+            if removed:
+                room.bury(removed)
 
     # Leases
 
@@ -223,6 +314,7 @@ def _over(flow: Flow, room: Room | None) -> Flow:
     """Return a flow that shares all with another but its L1."""
     other = copy.copy(flow)
     other.memory = cast("LRU | None", room)  # all of an L1 that a flow asks for
+    other._keep = _keep_later  # type: ignore[method-assign]  # noqa: SLF001 - of many at once
     if flow.l2 is not None and flow.bus is not None:
         other.claims = other._make_claims(flow.l2, flow.bus)  # noqa: SLF001 - its own, once more
     return other
@@ -230,3 +322,7 @@ def _over(flow: Flow, room: Room | None) -> Flow:
 
 def _no_batch(_: list[Any]) -> Any:
     raise AssertionError("keys of this source are loaded one by one")
+
+
+async def _keep_later(*_: Any) -> None:
+    """Keep nothing yet: what a flow of warming loads is kept together with others."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ REFUSALS = 64  # in a row, after which an L1 of weighed values counts as full
 class Room:
     """An L1, but for what would evict or count."""
 
-    def __init__(self, memory: LRU, refused: Callable[[], None]) -> None:
+    def __init__(self, memory: LRU, refused: Callable[[int], None]) -> None:
         self._memory = memory
         self._refused = refused
         self._in_a_row = 0  # refusals; about right is enough
@@ -25,9 +25,19 @@ class Room:
         removed = self._memory.place_in_room(entry, weight)
         if removed is None:
             self._in_a_row += 1
-            self._refused()
+            self._refused(1)
             return []
         self._in_a_row = 0
+        return removed
+
+    def place_all(self, entries: Sequence[tuple[Entry, float]]) -> list[Removed]:
+        """Store entries, each with its weight, as far as there is room."""
+        removed, refused = self._memory.place_all_in_room(entries)
+        if refused:
+            self._in_a_row += refused
+            self._refused(refused)
+        else:
+            self._in_a_row = 0
         return removed
 
     def touch(self, entry: Entry) -> None:

@@ -126,13 +126,13 @@ class Run:
         """Count keys that were "loaded" or "skipped"."""
         with self._lock:
             self._counts[outcome] += count
-            if outcome == "loaded":
+            if outcome == "loaded" and count:
                 self._in_a_row = 0
 
-    def note_refused(self) -> None:
-        """Count a value that L1 had no room for."""
+    def note_refused(self, count: int) -> None:
+        """Count values that L1 had no room for."""
         with self._lock:
-            self._refused += 1
+            self._refused += count
 
     def expect(self, count: int) -> None:
         """Have so many keys more shown as to come."""

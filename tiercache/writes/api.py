@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tiercache.options import Tags
 from tiercache.ttl import TTL, Duration
 
 if TYPE_CHECKING:
+    from tiercache.cache import Cache
     from tiercache.spec import Spec
     from tiercache.writes.behind import WriteBehind
     from tiercache.writes.worker import Writer
@@ -83,7 +84,8 @@ class Behind:
         from tiercache.writes.making import make_write_behind
 
         behind = make_write_behind(
-            *(self, self._writing, self._behinds, writer, key, name, self._spec(ttl, tags)),
+            cast("Cache", self),
+            *(self._writing, self._behinds, writer, key, name, self._spec(ttl, tags)),
             max_batch=max_batch,
             max_delay=max_delay,
             max_pending=max_pending,

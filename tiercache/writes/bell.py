@@ -1,8 +1,8 @@
 """When a worker is to take: at ``max_batch`` keys, after ``max_delay``, or because somebody waits.
 
 Puts of this process ring. Those of other processes, and tickets that were put off or abandoned,
-are found by looking: every ``POLL_SECONDS`` where nothing else wakes a worker. Whether what is there
-is due the journal decides, for all processes alike.
+are found by looking: every ``POLL_SECONDS`` where nothing else wakes a worker. Whether what is
+there is due the journal decides, for all processes alike.
 """
 
 from __future__ import annotations

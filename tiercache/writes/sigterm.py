@@ -41,7 +41,7 @@ def close_on_sigterm(behind: WriteBehind) -> None:
         _before = signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
+def _on_sigterm(number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, _before or signal.SIG_DFL)
     threading.Thread(target=_close_all, args=(number,), name="tiercache-sigterm").start()
 

@@ -57,12 +57,13 @@ class Rules:
 
 
 class Counts:
-    """What the workers of one process have done. Each number has one writer at a time."""
+    """What was done for one writer in one process."""
 
-    __slots__ = ("batches", "buried", "failures", "lost", "lock", "retries", "written")
+    __slots__ = ("batches", "buried", "failures", "lock", "lost", "puts", "retries", "written")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()  # guards all that follows
+        self.puts = 0  # operations accepted
         self.batches = 0  # calls of the writer that succeeded
         self.written = 0  # operations
         self.failures = 0  # calls that raised
@@ -170,7 +171,7 @@ class Worker:
         self._write_singly([ticket for ticket in tickets if ticket.is_suspect])
 
     def _write_singly(self, tickets: Sequence[Ticket]) -> None:
-        """Write the first operation of each ticket by itself; the rest of it gets another ticket."""
+        """Write the first operation of each ticket by itself; the rest gets another ticket."""
         failures, successes = 0, 0
         for number, ticket in enumerate(tickets):
             if self._give_back_if_late(tickets[number:]):
