@@ -1,10 +1,10 @@
 """What BloomGuard costs and keeps: lookups, building, memory, false positives at every size.
 
-``python -m benchmarks.bloom`` writes ``results/bloom-<python>.json``. Times: lookups through
-the guard's hook, as a miss of L1 pays them, next to a plain ``pybloom_live.BloomFilter`` of the same
-capacity in the same rounds. Rates are measured with a million keys that are not in the filter, at
-full load, after growth by four filters, and, for comparison, of ``ScalableBloomFilter`` at the same
-size.
+``python -m benchmarks.bloom`` writes ``results/bloom-<python>.json``. Times are of lookups through
+the guard's hook, as a miss of L1 pays them, next to a plain ``pybloom_live.BloomFilter`` of the
+same capacity in the same rounds. Rates are measured with a million keys that are not in the filter,
+at full load, after growth by four filters, and, for comparison, of ``ScalableBloomFilter`` at the
+same size.
 """
 
 from __future__ import annotations

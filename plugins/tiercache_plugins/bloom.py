@@ -23,8 +23,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -36,10 +34,12 @@ from ._bloom_files import Files
 from ._bloom_ids import Ids
 from ._bloom_keys import Keys, TemplateKeys, only_function
 from ._bloom_members import Members
+from ._bloom_options import checked_absent, checked_rate, checked_rate_limit
 from ._bloom_reading import Plan
 from ._bloom_shared import SharedFilter
+from ._bloom_stats import BloomStats, GuardState
 from ._forks import heal_after_fork
-from ._options import duration, share, whole
+from ._options import duration, whole
 
 __all__ = ["BloomGuard", "BloomStats", "GuardState"]
 
@@ -47,34 +47,6 @@ log = logging.getLogger(__name__)
 
 _BUS = "tiercache-bus"  # the thread in which what other processes have written is heard
 _LOOK = 0.02  # seconds between two looks of who waits until it is ready
-
-
-class GuardState(StrEnum):
-    """What a guard is about."""
-
-    UNKNOWN = "unknown"  # rules nothing out; ``stats().error`` says why
-    BUILDING = "building"  # reads the ids for the first time, and rules nothing out
-    READY = "ready"
-    REBUILDING = "rebuilding"  # ready, with a newer filter under way
-    STOPPED = "stopped"  # rules nothing out
-
-
-@dataclass(frozen=True, slots=True)
-class BloomStats:
-    """What a guard knows, and what came of it."""
-
-    state: GuardState
-    entries: int  # keys in the filter, but for those that seemed to be there when they were added
-    capacity: int  # keys it takes before it grows
-    bytes: int  # of its bits
-    false_positive_rate: float  # estimated at its present load: absent keys that are let through
-    lookups: int  # keys that were judged
-    saved: int  # of these, ruled out
-    adds: int  # keys written, here or elsewhere, while the guard was there
-    builds: int  # filters that were completed, whatever from
-    progress: int  # ids read by the build under way, or the last one
-    expected: int | None  # of how many, where that is known
-    error: str  # why it is not ready, or no newer one
 
 
 class BloomGuard(Plugin):
@@ -127,15 +99,15 @@ class BloomGuard(Plugin):
         on_progress: Callable[[int, int | None], object] | None = None,
     ) -> None:
         self._ids = Ids(ids)
-        self._absent = _checked_absent(absent)
+        self._absent = checked_absent(absent)
         plan = Plan(
             capacity=whole(capacity, "capacity", least=1),
-            error_rate=_checked_rate(error_rate),
+            error_rate=checked_rate(error_rate),
             rebuild_every=inf
             if rebuild_every is None
             else duration(rebuild_every, "rebuild_every"),
             retry=duration(retry, "retry"),
-            rate_limit=inf if rate_limit is None else _checked_rate_limit(rate_limit),
+            rate_limit=inf if rate_limit is None else checked_rate_limit(rate_limit),
             on_progress=on_progress,
         )
         self._keys: Keys | None = None if key is None else TemplateKeys(key)
@@ -426,31 +398,3 @@ def _deadline(timeout: Duration | None) -> float:
     if timeout is None:
         return inf
     return time.monotonic() + (0.0 if timeout == 0 else duration(timeout, "timeout"))
-
-
-def _checked_rate(rate: Any) -> float:
-    return share(rate, "error_rate", "0.01 lets one of a hundred absent keys through")
-
-
-def _checked_rate_limit(limit: Any) -> float:
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < inf:
-        raise ConfigurationError(
-            f"rate_limit must be ids per second, > 0, got {limit!r}; leave it out for no limit"
-        )
-    return float(limit)
-
-
-def _checked_absent(absent: Any) -> Any:
-    if isinstance(absent, BaseException):
-        raise ConfigurationError(
-            f"absent must be an exception class, got the instance {absent!r}; one object would be "
-            f"raised again and again: use {type(absent).__name__}"
-        )
-    if isinstance(absent, type) and not issubclass(absent, Exception):
-        raise ConfigurationError(f"absent must be an exception class, got {absent!r}")
-    if absent is not None and not callable(absent):
-        raise ConfigurationError(
-            f"absent must be an exception class or a function of the key, got {absent!r}; "
-            "for a fixed value use a lambda"
-        )
-    return absent

@@ -554,6 +554,7 @@ class TestPace:
         ({"absent": KeyError("x")}, "must be an exception class, got the instance"),
         ({"absent": int}, "must be an exception class"),
         ({"absent": "nothing"}, "exception class or a function"),
+        ({"absent": _async_list}, "absent must be a plain function"),
         ({"rebuild_every": -1}, "rebuild_every must be positive"),
         ({"rate_limit": 0}, "rate_limit must be ids per second"),
         ({"trust_snapshot": True}, "trust_snapshot needs snapshot="),

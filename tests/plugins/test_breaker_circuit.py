@@ -10,6 +10,8 @@ from typing import Any
 
 import pybreaker
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tiercache.testing import FakeClock
 from tiercache_plugins._circuit import CLOSED, HALF_OPEN, OPEN, Change, Circuit, Settings
@@ -233,6 +235,72 @@ def test_a_window_counts_like_a_list() -> None:
             sum(at > now - 9 for at, _ in calls) <= total <= sum(at > now - 10 for at, _ in calls)
         )
         assert failures <= sum(failed for at, failed in calls if at > now - 10)
+
+
+class Model:
+    """A breaker in plain words, for one caller at a time: fail_max 3, reset_timeout 30."""
+
+    def __init__(self) -> None:
+        self.state, self.row, self.since, self.probe = CLOSED, 0, 0.0, None
+        self.era = 0
+
+    def go(self, state: str, now: float) -> None:
+        self.state, self.since, self.row, self.probe = state, now, 0, None
+        self.era += 1
+
+    def admit(self, now: float) -> int | None:
+        if self.state == OPEN and now - self.since >= 30:
+            self.go(HALF_OPEN, now)
+        if self.state == OPEN:
+            return None
+        if self.state == HALF_OPEN:
+            if self.probe is not None and now - self.probe < 30:
+                return None
+            self.era += self.probe is not None
+            self.probe = now
+        return self.era
+
+    def end(self, era: int, how: str, now: float) -> None:
+        if era != self.era or self.state == OPEN:
+            return
+        if how == "gave_up":
+            self.probe = None
+        elif how == "succeeded":
+            self.row = 0
+            if self.state == HALF_OPEN:
+                self.go(CLOSED, now)
+        else:
+            self.row += 1
+            if self.row == 3 or self.state == HALF_OPEN:
+                self.go(OPEN, now)
+
+
+steps = st.one_of(
+    st.tuples(st.just("admit"), st.just(0)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 10, 29, 30, 31])),
+    st.tuples(st.sampled_from(["succeeded", "failed", "failed", "gave_up"]), st.integers(0, 5)),
+)
+
+
+@given(st.lists(steps, max_size=80))
+def test_it_does_what_the_model_does(steps: list[tuple[str, int]]) -> None:
+    """Whatever order loads begin and end in, both admit and refuse the same, in the same states."""
+    clock, model = FakeClock(), Model()
+    circuit, pending = circuit_of(clock), []
+    for what, number in steps:
+        if what == "wait":
+            clock.advance(number)
+        elif what == "admit":
+            permit, wait = circuit.admit()
+            era = model.admit(clock())
+            assert (wait > 0) == (era is None)
+            if era is not None:
+                pending.append((permit, era))
+        elif pending:
+            permit, era = pending.pop(number % len(pending))
+            getattr(circuit, what)(permit)
+            model.end(era, what, clock())
+        assert circuit.state == model.state
 
 
 def test_changes_are_told_once_and_outages_logged_twice(

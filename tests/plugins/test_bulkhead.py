@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -253,6 +255,51 @@ async def test_cancelled_at_every_step(after: int) -> None:
     assert running(bulkhead) == (0, 0)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_random_cancellation(
+    make_cache: Callable[..., Cache], gauge: Gauge, threads: Any, seed: int
+) -> None:
+    """Two loops whose tasks are cancelled at random, beside threads: no permit is lost or added."""
+    bulkhead = Bulkhead(3, 1000, wait=None)
+    cache = make_cache(plugins=[bulkhead])
+
+    @cache.cached("arow:{key}")
+    async def aread(key: int) -> None:
+        with gauge:
+            await asyncio.sleep(0)
+
+    @cache.cached("row:{key}")
+    def read(key: int) -> int:
+        with gauge:
+            return key
+
+    def loop(number: int) -> int:
+        draw = random.Random(seed * 10 + number)
+
+        async def main() -> int:
+            tasks = [asyncio.create_task(aread(number * 1000 + key)) for key in range(100)]
+            while not all(task.done() for task in tasks):
+                if draw.random() < 0.5:
+                    draw.choice(tasks).cancel()
+                await asyncio.sleep(0)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            return sum(outcome is not None for outcome in outcomes)  # cancelled
+
+        return asyncio.run(main())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        cancelled = threads(loop, 1, 2)
+        done = threads(lambda first: sum(read(first + each) > 0 for each in range(100)), 10**4)
+        until(lambda: len(cancelled) == 2 and len(done) == 1)
+    finally:
+        sys.setswitchinterval(interval)
+    assert done == [100] and all(isinstance(each, int) for each in cancelled) and any(cancelled)
+    until(lambda: running(bulkhead) == (0, 0))
+    assert gauge.most <= 3
+
+
 def test_a_loop_that_is_gone_gets_no_permit() -> None:
     """Its task stands first in the queue and can hear nothing: the next gets the permit."""
     permits, reached = Permits(1, 10), []
@@ -461,3 +508,14 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 def test_full_is_a_cache_error() -> None:
     """Callers may catch all that tiercache raises."""
     assert issubclass(BulkheadFull, CacheError)
+
+
+def test_importing_it_is_light() -> None:
+    """Neither asyncio nor pybreaker (which brings redis) comes with it."""
+    code = (
+        "import sys, tiercache_plugins.bulkhead, tiercache_plugins.error_memory,"
+        " tiercache_plugins.adaptive_ttl;"
+        "print({'asyncio', 'pybreaker', 'redis'} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert printed.stdout.strip() == b"set()"
