@@ -33,7 +33,7 @@ from rich.tree import Tree
 
 from tiercache import Cache, Plugin, SQLite
 
-TTL, STALE = 0.2, 60.0  # seconds
+TTL, STALE = 0.5, 60.0  # seconds
 
 
 class Journal(SpanProcessor):
@@ -55,6 +55,14 @@ class Journal(SpanProcessor):
             self._open -= 1
             self._ended.append(span)
             self._changed.notify_all()
+
+    def wait_for(self, name: str) -> None:
+        """Wait until a span of this name has ended; of none: not at all."""
+        with self._changed:
+            self._changed.wait_for(lambda: not name or self._has(name), timeout=10)
+
+    def _has(self, name: str) -> bool:
+        return any(span.name == name for span in self._ended)
 
     def take(self) -> list[ReadableSpan]:
         """Wait until no span is open; return those that have ended, and forget them."""
@@ -133,7 +141,10 @@ class KnownIds(Plugin):
 class Shop:
     """Two processes of one service, for blocking callers or, if asked for, asyncio's."""
 
-    def __init__(self, path: Path, provider: TracerProvider, *, is_async: bool) -> None:
+    def __init__(
+        self, path: Path, provider: TracerProvider, journal: Journal, *, is_async: bool
+    ) -> None:
+        self._journal = journal
         self.tracer = provider.get_tracer("shop")
         self.table = Table(self.tracer)
         self.caches = [self._cache(path, provider) for _ in range(2)]
@@ -161,28 +172,37 @@ class Shop:
 
         return cache.cached("product:{product_id}")(name_of)
 
-    def request(self, function: Callable[..., Any], *args: Any, times: int = 1) -> None:
-        """Call a function in a span, as a web framework would; so many times at once."""
+    def request(
+        self, function: Callable[..., Any], *args: Any, times: int = 1, until: str = ""
+    ) -> None:
+        """Call a function in a span, as a web framework would; so many times at once.
+
+        Return once a span of the name ``until`` has ended, if one is given.
+        """
         if self._runner is not None:
-            self._runner.run(self._requests(function, args, times))
+            self._runner.run(self._requests(function, args, times, until))
             return
         threads = [threading.Thread(target=self._one, args=(function, *args)) for _ in range(times)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        self._journal.wait_for(until)
 
     def _one(self, function: Callable[..., Any], *args: Any) -> None:
         with self.tracer.start_as_current_span(f"GET /products/{args[0]}"):
             function(*args)
 
-    async def _requests(self, function: Callable[..., Any], args: Any, times: int) -> None:
+    async def _requests(
+        self, function: Callable[..., Any], args: Any, times: int, until: str
+    ) -> None:
         async def one() -> None:
             with self.tracer.start_as_current_span(f"GET /products/{args[0]}"):
                 await function(*args)
 
         await asyncio.gather(*(one() for _ in range(times)))
-        await asyncio.sleep(0.05)  # a refresh behind is a task of this event loop
+        # A refresh behind is a task of this event loop, which has to go on for it.
+        await asyncio.to_thread(self._journal.wait_for, until)
 
     def close(self) -> None:
         """Release everything."""
@@ -220,15 +240,14 @@ def scenes(shop: Shop) -> Iterator[str]:
     shop.request(shop.here, 5000)
     yield "An id that a guard rules out: no I/O"
     time.sleep(1.5 * TTL)
-    shop.request(shop.here, 1)
+    shop.request(shop.here, 1, until="tiercache.refresh")
     yield "A stale value: served at once, the refresh is a trace of its own"
     time.sleep(1.5 * TTL)
     shop.table.fails = True
-    shop.request(shop.here, 2)
+    shop.request(shop.here, 2, until="tiercache.refresh")
     yield "The database is down: the stale value is served, the refresh fails"
     shop.table.fails = False
-    shop.request(shop.here.invalidate, 1)
-    time.sleep(0.3)  # until the other process has heard of it
+    shop.request(shop.here.invalidate, 1, until="tiercache.bus.apply")
     yield "An invalidation, and the other process, which applies it"
 
 
@@ -239,11 +258,11 @@ def main(arguments: list[str] | None = None) -> None:
     is_async = parser.parse_args(arguments).asyncio
     console = Console(width=110 if not Console().is_terminal else None)
     with tracing() as (provider, journal), tempfile.TemporaryDirectory() as folder:
-        shop = Shop(Path(folder), provider, is_async=is_async)
+        shop = Shop(Path(folder), provider, journal, is_async=is_async)
         try:
             for title in scenes(shop):
                 console.rule(f"[bold]{title}", align="left")
-                for tree in trees(journal.take()):
+                for tree in list(trees(journal.take())):
                     console.print(tree)
         finally:
             shop.close()

@@ -95,7 +95,7 @@ class RedisServer:
         config.write_text(self._config)
         options = [str(config), "--port", str(self.port), "--bind", "127.0.0.1"]
         options += ["--dir", self._directory, "--daemonize", "no", *self._options]
-        if "--sentinel" not in self._options:
+        if "--sentinel" not in self._options and "--appendonly" not in self._options:
             options += ["--save", "", "--appendonly", "no"]
         if self._password:
             options += ["--requirepass", self._password]

@@ -10,7 +10,7 @@ import re
 from string import Formatter
 from typing import Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, UncacheableArguments
 from .keys import KeyMaker
 
 _FIRST_NAME = re.compile(r"\w*")
@@ -46,7 +46,12 @@ class KeyTemplate:
         """
         if self.width == 1:
             return self._maker.of(item)
-        return self._maker.of(*(item if isinstance(item, tuple) else (item,)))
+        values = item if isinstance(item, tuple) else (item,)
+        if len(values) != self.width:
+            raise UncacheableArguments(
+                f"template {self.template!r} takes a tuple of {self.width} values, got {item!r}"
+            )
+        return self._maker.of(*values)
 
     def matches(self, key: str) -> bool:
         """Whether a key may be of this template; one that is, always does."""

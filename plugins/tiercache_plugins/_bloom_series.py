@@ -3,9 +3,9 @@
 A plain filter of capacity ``n`` keeps its rate up to ``n`` keys. When the last one is full, another
 of twice its capacity follows. A key is in the series if it is in any of them, so their rates add
 up: the i-th has ``rate * (1 - q) * q**i``, whose sum over all i is ``rate``, however far the series
-grows (Almeida et al., Scalable Bloom Filters, 2007; measured up to 1.05 times that, since the hashes
-of a small filter are a little uneven). A small ``q`` makes the first filter nearly as small as a
-plain one, and each that follows two hashes slower; a rebuild makes one of many.
+grows (Almeida et al., Scalable Bloom Filters, 2007; measured up to 1.05 times that, since the
+hashes of a small filter are a little uneven). A small ``q`` makes the first filter nearly as small
+as a plain one, and each that follows two hashes slower; a rebuild makes one of many.
 
 Only ``pybloom_live.BloomFilter``: its ``ScalableBloomFilter`` lets the rates add up past the
 nominal one. A plain filter takes keys beyond its capacity, and then raises IndexError; this never

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+from ._bloom_reading import Reading
+from ._bloom_series import Series
 
 
 class GuardState(StrEnum):
@@ -32,3 +36,22 @@ class BloomStats:
     progress: int  # ids read by the build under way, or the last one
     expected: int | None  # of how many, where that is known
     error: str  # why it is not ready, or no newer one
+
+
+def filled(series: Series | None) -> dict[str, Any]:
+    """Return what there is to say of a filter, or of none."""
+    if series is None:
+        return {"entries": 0, "capacity": 0, "bytes": 0, "false_positive_rate": 0.0}
+    return {
+        "entries": series.count,
+        "capacity": series.capacity,
+        "bytes": series.size,
+        "false_positive_rate": series.expected_rate,
+    }
+
+
+def read(reading: Reading | None) -> dict[str, Any]:
+    """Return how far a reading of the ids has come, or none."""
+    if reading is None:
+        return {"progress": 0, "expected": None}
+    return {"progress": reading.done, "expected": reading.expected}

@@ -16,11 +16,9 @@ build, and makes the filter unknown.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
@@ -37,7 +35,8 @@ from ._bloom_members import Members
 from ._bloom_options import checked_absent, checked_rate, checked_rate_limit
 from ._bloom_reading import Plan
 from ._bloom_shared import SharedFilter
-from ._bloom_stats import BloomStats, GuardState
+from ._bloom_stats import BloomStats, GuardState, filled, read
+from ._bloom_waiting import await_, wait
 from ._forks import heal_after_fork
 from ._options import duration, whole
 
@@ -46,7 +45,6 @@ __all__ = ["BloomGuard", "BloomStats", "GuardState"]
 log = logging.getLogger(__name__)
 
 _BUS = "tiercache-bus"  # the thread in which what other processes have written is heard
-_LOOK = 0.02  # seconds between two looks of who waits until it is ready
 
 
 class BloomGuard(Plugin):
@@ -347,39 +345,23 @@ class BloomGuard(Plugin):
 
     def wait_until_ready(self, timeout: Duration | None = None) -> bool:
         """Wait until it rules keys out; return False if that takes longer than the timeout."""
-        deadline = _deadline(timeout)
-        while not self.is_ready:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_LOOK)
-        return True
+        return wait(lambda: self.is_ready, timeout)
 
     async def await_until_ready(self, timeout: Duration | None = None) -> bool:
         """Do what ``wait_until_ready`` does, awaited."""
-        deadline = _deadline(timeout)
-        while not self.is_ready:
-            if time.monotonic() >= deadline:
-                return False
-            await asyncio.sleep(_LOOK)
-        return True
+        return await await_(lambda: self.is_ready, timeout)
 
     def stats(self) -> BloomStats:
         """Return what it knows, and what came of it."""
-        series, builder = self._members.live, self._builder
-        reading = builder.reading
         return BloomStats(
             state=self.state,
-            entries=0 if series is None else series.count,
-            capacity=0 if series is None else series.capacity,
-            bytes=0 if series is None else series.size,
-            false_positive_rate=0.0 if series is None else series.expected_rate,
             lookups=self._lookups,
             saved=self._saved,
             adds=self._adds,
-            builds=builder.builds,
-            progress=0 if reading is None else reading.done,
-            expected=None if reading is None else reading.expected,
+            builds=self._builder.builds,
             error=self._error(),
+            **filled(self._members.live),
+            **read(self._builder.reading),
         )
 
     def _error(self) -> str:
@@ -392,9 +374,3 @@ class BloomGuard(Plugin):
     def __repr__(self) -> str:
         what = "its only function" if self._keys is None else repr(self._keys.label)
         return f"<BloomGuard of {what}: {self.state}>"
-
-
-def _deadline(timeout: Duration | None) -> float:
-    if timeout is None:
-        return inf
-    return time.monotonic() + (0.0 if timeout == 0 else duration(timeout, "timeout"))

@@ -288,6 +288,21 @@ class TestAdding:
         assert kind.call(f, 77) in {"user 77", "new"}
         assert guard.stats().adds >= 1
 
+    def test_what_is_being_created(self, kind: Kind, make_cache: MakeCache, users: Users) -> None:
+        """With creates=True a key is known before the function has run, and if it fails, too."""
+        guard = BloomGuard(users.ids, key=KEY)
+        cache = make_cache(plugins=[guard])
+        ready(guard)
+        seen: list[bool] = []
+
+        def save(user_id: int) -> None:
+            seen.append(guard.contains(user_id))
+            raise OSError("no, after all")
+
+        with pytest.raises(OSError, match="after all"):
+            kind.call(cache.invalidates(KEY, creates=True)(kind.function(save)), 77)
+        assert seen == [True] and not guard.contains(78)
+
     @pytest.mark.parametrize("first", [True, False], ids=["first build", "rebuild"])
     def test_during_a_build(self, kind: Kind, make_cache: MakeCache, users: Users, first) -> None:
         """What is created while the ids are read is in the old filter and in the new one."""

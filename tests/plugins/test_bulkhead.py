@@ -396,9 +396,14 @@ async def test_what_a_loader_leaves_behind_is_not_within(
 
 
 async def test_a_blocking_load_in_a_loop_does_not_wait(
-    make_cache: Callable[..., Cache], gauge: Gauge
+    make_cache: Callable[..., Cache], gauge: Gauge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The permits may be with this very loop's tasks: it is refused at once, not hung."""
+
+    def wait(*_: object) -> None:
+        raise AssertionError("it would wait for itself")
+
+    monkeypatch.setattr(ThreadWaiter, "wait", wait)
     bulkhead, go = Bulkhead(1, 5, wait=None), asyncio.Event()
     cache = make_cache(plugins=[bulkhead])
 

@@ -19,6 +19,7 @@ from tiercache.errors import ConfigurationError, StoreError, StoreTimeout
 from tiercache.tiers import _sqlite_files as files
 from tiercache.tiers._sqlite_base import is_busy, is_full
 from tiercache.tiers._sqlite_tidying import Tidying
+from tiercache.tiers.journal import JournalMismatch
 from tiercache.tiers.store import StoreRefused
 
 T = TypeVar("T")
@@ -126,6 +127,8 @@ class Sessions:
                 with session() as db:
                     if db is not None:
                         return do(db)
+        except JournalMismatch:
+            raise
         except (sqlite3.Error, ConfigurationError, OverflowError) as error:
             raise self._translate(error, operation) from error
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tiercache.tiers.memory import LRU
     from tiercache.tiers.store import Claim
 
-HOLD_SECONDS = 0.02  # for which loads of single keys are claimed together: callers who join wait
+HOLD_SECONDS = 0.05  # for which single keys are claimed together: callers who join wait so long
 MOST_SINGLE = 64  # keys that are claimed together
 LOCKED = 64  # keys that are put, or landed, under one lock: some 50 microseconds
 
@@ -57,11 +57,11 @@ class Carrier:
         self.room = None if flow.memory is None else Room(flow.memory, run.note_refused)
         self.flow = _over(flow, self.room)
         self._spec = source.spec()
-        self._seconds = HOLD_SECONDS  # that one key takes, as last seen
+        self._seconds = HOLD_SECONDS  # that a load takes where nothing holds it up
 
     @property
     def size(self) -> int:
-        """Keys to bring at once: as many as keep a caller who joins one waiting for 20 ms."""
+        """Keys to bring at once: as many as can be loaded while callers who join may wait."""
         most = min(BATCH, self.run.limits.most_at_once)
         if not self.source.loads_singly:
             return most
@@ -82,15 +82,18 @@ class Carrier:
 
     async def bring(self, jobs: Sequence[Job]) -> None:
         """Bring keys, and count what came of each."""
-        began = time.perf_counter()
         spec = replace(self._spec, counters=self._counters())
         try:
             missing = await self._look(spec, jobs)
-            while missing and await self._may_load(len(missing)):
-                missing = await _Visit(self, spec, missing).complete_all()
+            if missing and await self._may_load(len(missing)):
+                while missing and not self.run.is_stopping:
+                    missing = await _Visit(self, spec, missing).complete_all()
         finally:
             self._keep_counts(spec.counters)
-        self._seconds = max(1e-6, (time.perf_counter() - began) / len(jobs))
+
+    def note_load(self, seconds: float) -> None:
+        """Learn how long a load takes."""
+        self._seconds = max(1e-6, seconds)
 
     async def _look(self, spec: Spec, jobs: Sequence[Job]) -> dict[str, Job]:
         """Return what no tier has and can be loaded, by key; what L2 has is put in L1."""
@@ -185,18 +188,27 @@ class _Visit(_Journey):
             await self._load_each(mine)
 
     async def _load_each(self, flights: Sequence[Flight]) -> None:
+        """Load keys one after the other; what is not begun after a while is broken off."""
         loaded: list[Loaded] = []
+        began = now = time.perf_counter()
         for flight in flights:
             if self._run.is_stopping:
                 self._leave(flight)
                 continue
-            began = time.perf_counter()
+            if now - began > HOLD_SECONDS:
+                self._break_off(flight)
+                continue
+            before = now
             try:
                 value = await self._load_alone(flight)
             except Exception as error:
                 self._note_failure(flight, error)
+                now = time.perf_counter()
             else:
-                loaded.append((flight, value, time.perf_counter() - began))
+                now = time.perf_counter()
+                loaded.append((flight, value, now - before))
+        if loaded:
+            self._carrier.note_load(min(seconds for _, _, seconds in loaded))
         await self._keep_all(loaded)
 
     async def _load_alone(self, flight: Flight) -> Any:
@@ -307,6 +319,10 @@ class _Visit(_Journey):
     def _leave(self, flight: Flight) -> None:
         """Let whoever has joined a flight try by themselves."""
         self._done.add(flight)
+        self._break_off(flight)
+
+    def _break_off(self, flight: Flight) -> None:
+        """End a flight without a result: who has joined it tries again, as does this carrier."""
         self.flow.flights.fail(flight, CacheError("not warmed"), must_retry=True)
 
 
