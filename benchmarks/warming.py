@@ -5,8 +5,8 @@ The loader is called in three ways, each sample with all keys: by hand, as one w
 that Python can do; and by ``cache.warm(concurrency=32)``, which besides makes keys, leads flights,
 and keeps what is loaded. For an async loader by hand is a semaphore and a task per key. Each
 question has a loader of its own: one row by its key; a few rows of three tables, which is what
-services cache; hundreds of keys with one SELECT. The goal, 80 % of the loader's own speed, is a time
-of at most 1.25 of the baseline's.
+services cache; hundreds of keys with one SELECT. The goal, 80 % of the loader's own speed, is a
+time of at most 1.25 of the baseline's.
 
 Run as ``python -m benchmarks.warming``; some 3 minutes, ``--quick`` a tenth of that.
 """
@@ -178,7 +178,7 @@ def warmed(
     def sample() -> float:
         with Cache("bench", l1=LRU(2 * database.users), l2=l2(), ttl=3600) as cache:
             cache.clear()
-            function = cache.cached("user:{i}", batch=batch)(lambda i: loader(i))
+            function = cache.cached("user:{i}", batch=batch)(lambda i: loader(i))  # noqa: PLW0108 - a new function
             cache.warmer(function)(lambda: range(database.users))
             report = cache.warm(concurrency=CONCURRENCY)
         if report.loaded != database.users:

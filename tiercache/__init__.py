@@ -9,6 +9,7 @@ one load. ``@cached`` over a blocking or async function is all that most need::
     def get_user(user_id: int) -> dict: ...
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .cache import Cache
@@ -31,6 +32,7 @@ from .errors import (
     StoreError,
     StoreTimeout,
     UncacheableArguments,
+    WriteFailed,
 )
 from .explaining import Explanation
 from .functions import AsyncCachedFunction, CachedFunction
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from .coherence.async_lock import AsyncLock
     from .tiers.redis import Redis
     from .tiers.sqlite import SQLite
+    from .writes.publishing import Publication
+    from .writes.reading import AsyncReadThrough, ReadThrough
 
 __all__ = [  # noqa: RUF022 - grouped by what it is for
     # a cache, and functions cached in it
@@ -60,6 +64,9 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "AsyncCachedFunction",
     "CachedFunction",
     "Invalidation",
+    "Publication",
+    "ReadThrough",
+    "AsyncReadThrough",
     "Lock",
     "AsyncLock",
     # its tiers
@@ -105,21 +112,23 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "BulkheadFull",
     "LockTimeout",
     "LockLost",
+    "WriteFailed",
 ]
 
 
+#: Where a store, or what needs asyncio, or writes, is imported from once it is asked for.
+_LATE = {
+    "AsyncLock": "coherence.async_lock",
+    "AsyncReadThrough": "writes.reading",
+    "Publication": "writes.publishing",
+    "ReadThrough": "writes.reading",
+    "Redis": "tiers.redis",
+    "SQLite": "tiers.sqlite",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Import a store, or what needs asyncio, only where it is asked for."""
-    if name == "Redis":
-        from .tiers.redis import Redis
-
-        return Redis
-    if name == "SQLite":
-        from .tiers.sqlite import SQLite
-
-        return SQLite
-    if name == "AsyncLock":
-        from .coherence.async_lock import AsyncLock
-
-        return AsyncLock
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import what is heavy, or seldom wanted, only where it is asked for."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LATE[name]}", __name__), name)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .async_waits import AsyncExpectation
 from .errors import LoadTimeout
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 MANY_TASKS = 1000
+
+_T = TypeVar("_T")
 
 
 class AsyncPort:
@@ -89,6 +91,22 @@ class AsyncPort:
         task = self._start(loop, work(), context)
         flight.cancel = partial(_cancel, loop, task)
         return True
+
+    async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Complete work in a task of its own, which no caller's cancellation reaches.
+
+        A caller who is cancelled meanwhile is so once it is done.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled from None if task.cancelled() else task.exception()
+        return task.result()
 
     async def quiesce(self) -> None:
         """Wait for the tasks of this event loop to end."""

@@ -36,6 +36,7 @@ from .tiers.store import Store
 from .ttl import TTL, Duration, check_jitter, optional_seconds, seconds
 from .warming import Warming
 from .writes.api import Behind
+from .writes.through_api import Through
 from .writing import Writing
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ CLOSING_SECONDS = 5.0
 _NEW_L1: Any = LRU(1)  # stands for "an LRU of this cache's own" as a default
 
 
-class Cache(CacheAside, Warming, Behind):
+class Cache(CacheAside, Warming, Behind, Through):
     """Values by key, in this process's memory (L1) and in a store that processes share (L2).
 
     Args:

@@ -31,6 +31,7 @@ class Call:
     kwargs: dict[str, Any]
     with_result: dict[str, Any]  # kwargs, and the result
     arguments: Mapping[str, Any]  # all by name, and the result
+    result: Any
 
 
 Source = Callable[[Call], Iterable[str]]  # of some of the keys or tags of a call
@@ -63,9 +64,9 @@ class Calls:
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         if self._has_own_result:  # an argument of that name wins over what was returned
-            return Call(args, kwargs, kwargs, bound.arguments)
+            return Call(args, kwargs, kwargs, bound.arguments, result)
         named = {RESULT: result}
-        return Call(args, kwargs, kwargs | named, bound.arguments | named)
+        return Call(args, kwargs, kwargs | named, bound.arguments | named, result)
 
     def key_source(self, key: Any) -> Source:
         """Return what gives the keys of a call, of a template or a function."""

@@ -26,9 +26,9 @@ from .tiers.memory import Removed
 from .tiers.store import Fill, Kind
 
 if TYPE_CHECKING:
-    from .lookup import Overlay
     from .coherence.bus import Bus
     from .l2 import L2
+    from .lookup import Overlay
 
 
 _OUTCOMES = {
@@ -116,7 +116,8 @@ class Flow(Refreshing):
         with step:
             step.answered(names.LOADED)  # so it is where a load asks for its own key
             landed = await self.read(port, spec, key, args, kwargs, step)
-            if landed.error is not None:
+            # What a guard raises is its answer, and no failure.
+            if landed.error is not None and landed.source is not Source.GUARD:
                 step.failed(landed.error)
         return landed
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -57,7 +57,7 @@ class Invalidation:
         The write has happened, whatever becomes of the caller: if it is cancelled meanwhile, it
         is so once the invalidation is done.
         """
-        await _to_the_end(self._forget())
+        await self.cache.asyncio.to_the_end(self._forget())
 
     async def _forget(self) -> None:
         if self.keys:
@@ -250,19 +250,3 @@ def _several(given: Any, option: str, name: str) -> tuple[Any, ...]:
             f"{option} of @invalidates of {name} must be templates or a function, got {given!r}"
         )
     return tuple(given)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Complete work in a task of its own, which no caller's cancellation reaches."""
-    import asyncio
-
-    task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled from None if task.cancelled() else task.exception()
-    task.result()

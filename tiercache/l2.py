@@ -98,6 +98,10 @@ class L2:
         """Remove keys from L2; what cannot be removed now is owed."""
         return await self._tell(port, Kind.DELETE, keys, "delete", keys, kind) or 0
 
+    async def try_to_delete(self, port: Port, keys: Sequence[str]) -> bool:
+        """Remove keys from L2; say whether it was done, and not only owed."""
+        return await self._tell(port, Kind.DELETE, keys, "delete", keys) is not None
+
     async def expire(self, port: Port, keys: Sequence[str], seconds: Sequence[float]) -> int:
         """Have entries live for at most so many seconds more; what is not taken is owed."""
         return await self._tell(port, Kind.DELETE, keys, "expire", keys, seconds) or 0
@@ -167,6 +171,12 @@ class L2:
     async def release(self, port: Port, leases: Sequence[tuple[str, bytes]], kind: Kind) -> None:
         """End leases without a fill."""
         await self._ask(port, "release", leases[0][0], leases, kind)
+
+    async def renew(self, port: Port, leases: Sequence[tuple[str, Lease]]) -> Any:
+        """Have leases last from now; say of each whether it is held. None where L2 cannot say."""
+        held = [(key, lease.nonce) for key, lease in leases]
+        answer: Any = await self._ask(port, "renew", held[0][0], held, LEASE_SECONDS)
+        return None if answer is _NOTHING else answer
 
     def keep(self, leases: Sequence[tuple[str, Lease]], seconds: float) -> Kept:
         """Have leases renewed until all are let go, or their loads are overdue."""

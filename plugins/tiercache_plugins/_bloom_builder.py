@@ -15,25 +15,27 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
-from tiercache import Cache, LockLost
+from tiercache import Cache
 
 from ._bloom_files import Files
 from ._bloom_ids import Ids, Interrupted
 from ._bloom_keys import Ambiguous, Keys
 from ._bloom_members import Build, Members
+from ._bloom_publishing import begin, publish, turn
 from ._bloom_reading import Outdated, Plan, Reading
-from ._bloom_shared import Mark, SharedFilter
-from ._bloom_snapshot import NotASnapshot, decode, encode
+from ._bloom_shared import SharedFilter
+from ._bloom_snapshot import NotASnapshot, decode
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds, while waiting for others
 LONGEST_RETRY = 300.0  # seconds, after failures
 SETTLE_PAUSE = 1.0  # seconds between attempts to note in Redis what is owed
+ADOPT_PAUSE = 5.0  # seconds between looks whether another process has published
 PATIENCE = 2.0  # seconds that stop() waits for the user's code
 CROWDED = 10_000  # adds in the shared filter, or a tenth of it, after which it is made anew
 
@@ -81,8 +83,8 @@ class Builder:
         self._pause = FIRST_PAUSE
         self._failures = 0
         self._hint = 0  # how many ids there may be
-        self._known = ""  # the publication that the live filter is of
-        self._relieved = ""  # the one that was found crowded
+        self._relieved = ""  # the publication that was found crowded
+        self._adopt_at = 0.0
         self.is_building = False
         self.reading: Reading | None = None  # the last one
         self.error = ""  # why it is not better than it is
@@ -116,8 +118,10 @@ class Builder:
         self._wake.set()
 
     def attend(self) -> None:
-        """Have the shared filter seen to."""
-        self._wake.set()
+        """Have the shared filter seen to, if there is something to see to."""
+        shared = self._shared
+        if shared is not None and (shared.has_work or shared.is_behind or shared.count > CROWDED):
+            self._wake.set()
 
     def stop(self) -> None:
         """End the thread; user code that does not return in time is left to end by itself."""
@@ -146,8 +150,12 @@ class Builder:
                 self._wake.wait(None if left == inf else left)
 
     def _next(self) -> float:
-        has_work = self._shared is not None and self._shared.has_work
-        return min(self._due, self._settle_at) if has_work else self._due
+        shared = self._shared
+        if shared is None:
+            return self._due
+        settle_at = self._settle_at if shared.has_work else inf
+        adopt_at = self._adopt_at if shared.is_behind and self._members.live is not None else inf
+        return min(self._due, settle_at, adopt_at)
 
     def _again_in(self, seconds: float) -> None:
         self._due = time.monotonic() + seconds
@@ -175,15 +183,17 @@ class Builder:
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         done = 0 if self.reading is None else self.reading.done
-        self.error = f"ids failed after {done}: {type(error).__name__}: {error}"
+        what = f"ids failed after {done}: {type(error).__name__}"  # for the log: no ids are in it
+        self.error = f"{what}: {error}"
         if self._ids.is_spent:
-            self.error += "; they can be read only once: use a function that returns them afresh"
-            log.error("BloomGuard: %s", self.error)
+            hint = "they can be read only once: use a function that returns them afresh"
+            self.error += f"; {hint}"
+            log.error("BloomGuard: %s; %s", what, hint)
             return
         pause = min(self._plan.retry * 2 ** min(self._failures - 1, 20), LONGEST_RETRY)
         pause *= 0.75 + random.random() / 2  # noqa: S311 - spreads processes, guards nothing
         state = "rules nothing out" if self._members.live is None else "keeps its old filter"
-        log.warning("BloomGuard %s: %s; next try in %.3g s", state, self.error, pause)
+        log.warning("BloomGuard %s: %s; next try in %.3g s", state, what, pause)
         self._again_in(pause)
 
     def _attempt(self) -> None:
@@ -200,7 +210,7 @@ class Builder:
         era = self._members.era  # what is missed from here on advances it
         if self._from_file(cache, keys, era):
             return
-        with self._turn(cache, keys) as is_ours:
+        with turn(self._shared, cache, keys) as is_ours:
             if self._from_shared(cache, keys, era):
                 return
             if is_ours:
@@ -208,31 +218,18 @@ class Builder:
             else:
                 self._wait_for_others("another process is building the shared filter")
 
-    @contextmanager
-    def _turn(self, cache: Cache, keys: Keys) -> Iterator[bool]:
-        """Be the only one who builds what is shared; that it failed costs work, nothing else."""
-        if self._shared is None:
-            yield True
-            return
-        lock = cache.lock(f"bloom:{keys.label}", wait=0, required=False)
-        try:
-            with lock:
-                yield lock.is_held
-        except LockLost:
-            log.info("BloomGuard: another process may have built the shared filter, too")
-
     def _build(self, cache: Cache, keys: Keys, era: int) -> None:
         if self._ids.is_spent:
             self.error = "ids can be read only once; use a function that returns them afresh"
             log.error("BloomGuard rules nothing out any more: %s", self.error)
             return
         self.is_building = True
-        mark = self._mark()  # before the ids are read
+        mark = None if self._shared is None else begin(self._shared)  # before the ids are read
         build = self._members.begin(era)
         self._read(keys, build)
-        if mark is not None:
-            self._publish(keys, build, mark)
-        self._land(keys, build, "" if mark is None else mark.name)
+        if mark is not None and self._shared is not None:
+            publish(self._shared, keys, build, mark)
+        self._land(keys, build)
         self._save(cache, keys, build)
 
     def _read(self, keys: Keys, build: Build) -> None:
@@ -250,13 +247,12 @@ class Builder:
             raise
         reading.tell()
 
-    def _land(self, keys: Keys, build: Build, name: str) -> None:
+    def _land(self, keys: Keys, build: Build) -> None:
         if self._stopped.is_set() or not self._members.land(build):
             raise Outdated
         assert build.series is not None
         self.builds += 1
         self.error, self._failures, self._pause = "", 0, FIRST_PAUSE
-        self._known = name
         self._again_in(self._plan.rebuild_every)
         log.info("BloomGuard knows %d keys of %r", build.series.count, keys.label)
 
@@ -277,7 +273,7 @@ class Builder:
         if cache.store is not None:
             self._files.outdate()
         build.use(found.trusted)
-        self._land(keys, build, "")
+        self._land(keys, build)
         return True
 
     def _from_shared(self, cache: Cache, keys: Keys, era: int) -> bool:
@@ -286,13 +282,15 @@ class Builder:
             return False
         build = self._members.begin(era)  # before it is read
         try:
-            published = self._shared.load("" if self._members.live is None else self._known)
+            live = self._members.live
+            published = self._shared.load("" if live is None else live.publication)
             if published is not None:
                 series = decode(published.bits, keys.label, self._plan.error_rate).series
                 for key in published.adds:
                     series.add(key)
-                build.use(series)
-                self._land(keys, build, published.name)
+                series.publication = published.name
+                self._shared.add(build.use(series))  # it has them now, and Redis may lack them
+                self._land(keys, build)
                 self._save(cache, keys, build)
                 return True
         except NotASnapshot as error:
@@ -306,23 +304,6 @@ class Builder:
 
     # What is shared
 
-    def _mark(self) -> Mark | None:
-        if self._shared is None:
-            return None
-        try:
-            return self._shared.begin()
-        except Exception as error:
-            log.warning("BloomGuard: this build is not shared: %s", type(error).__name__)
-            return None
-
-    def _publish(self, keys: Keys, build: Build, mark: Mark) -> None:
-        assert self._shared is not None
-        assert build.series is not None
-        try:
-            self._shared.publish(encode(build.series, keys.label, is_complete=False), mark)
-        except Exception as error:
-            log.warning("BloomGuard: this build is not shared: %s", type(error).__name__)
-
     def _settle(self) -> None:
         """Note in Redis what is owed there, and tell who has started without it."""
         shared = self._shared
@@ -334,9 +315,24 @@ class Builder:
             except Exception:
                 self._settle_at = time.monotonic() + SETTLE_PAUSE
         live = self._members.live
-        if live is not None and shared.count > max(CROWDED, live.count // 10):
-            self._is_asked = self._is_asked or self._relieved != self._known
-            self._relieved = self._known
+        if live is None:
+            return
+        if shared.count > max(CROWDED, live.count // 10):
+            self._is_asked = self._is_asked or self._relieved != live.publication
+            self._relieved = live.publication
+        if shared.is_behind and time.monotonic() >= self._adopt_at:
+            shared.is_behind, self._adopt_at = False, time.monotonic() + ADOPT_PAUSE
+            self._adopt()
+
+    def _adopt(self) -> None:
+        """Take over what another process has published since, if it can be had."""
+        cache = None if self._cache is None else self._cache()
+        if cache is None or not cache.hears_peers:
+            return
+        with suppress(Outdated):
+            keys = self._find_keys(cache)
+            if keys is not None:
+                self._from_shared(cache, keys, self._members.era)
 
     def _announce(self, keys: list[str]) -> None:
         cache = None if self._cache is None else self._cache()

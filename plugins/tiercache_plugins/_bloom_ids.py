@@ -83,6 +83,10 @@ class Ids:
         finally:
             self._cancel = None
 
+    def after_fork(self) -> None:
+        """Leave the parent's event loop alone."""
+        self._cancel = None
+
     def interrupt(self) -> None:
         """Have a read that awaits something end with Interrupted; from any thread."""
         cancel = self._cancel

@@ -11,11 +11,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ._bloom_series import Series
 
 RECENT_SECONDS = 60.0
 RECENT_MOST = 100_000  # keys
+
+
+class Added(NamedTuple):
+    """What a filter made of keys that were added."""
+
+    new: list[str]  # that it did not have
+    known: list[str]
+    publication: str  # that the filter is of: of the one that was asked, whichever is next
 
 
 class Build:
@@ -35,13 +44,14 @@ class Build:
                 return
         self.series.add(key)
 
-    def use(self, series: Series) -> None:
-        """Begin to fill a series, with what has been added so far."""
+    def use(self, series: Series) -> list[str]:
+        """Begin to fill a series, with what has been added so far; return that."""
         with self._lock:
-            for key in self._waiting:
+            added, self._waiting = self._waiting, []
+            for key in added:
                 series.add(key)
-            self._waiting.clear()
             self.series = series
+            return added
 
 
 class Members:
@@ -58,8 +68,8 @@ class Members:
         self._build: Build | None = None  # guarded by _lock
         self._recent: dict[str, float] = {}  # when, in order; guarded by _lock
 
-    def add(self, keys: Sequence[str]) -> list[str]:
-        """Add keys to every filter there is; return those that the live one did not have."""
+    def add(self, keys: Sequence[str]) -> Added:
+        """Add keys to every filter there is; return what the live one made of them."""
         now = time.monotonic()
         with self._lock:
             live, build = self.live, self._build
@@ -69,7 +79,12 @@ class Members:
             self._forget_old(now)
         for key in keys if build is not None else ():
             build.add(key)  # type: ignore[union-attr]
-        return list(keys) if live is None else [key for key in keys if not live.add(key)]
+        if live is None:
+            return Added(list(keys), [], "")
+        added: Added = Added([], [], live.publication)
+        for key in keys:
+            (added.known if live.add(key) else added.new).append(key)
+        return added
 
     def _forget_old(self, now: float) -> None:
         recent = self._recent

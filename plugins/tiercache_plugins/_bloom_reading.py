@@ -106,5 +106,5 @@ class Reading:
             return
         try:
             self._plan.on_progress(self.done, self.expected)
-        except Exception:
-            log.exception("BloomGuard: on_progress failed")
+        except Exception as error:
+            log.error("BloomGuard: on_progress failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback may hold keys

@@ -58,6 +58,7 @@ class Series:
         self._lock = threading.Lock()  # held by those who add; who looks up holds nothing
         #: Replaced as a whole when the series grows; the last is the one that is filled.
         self.filters = filters
+        self.publication = ""  # the shared filter that has all of this, together with its adds
         if not filters:
             self._grow(capacity)
 

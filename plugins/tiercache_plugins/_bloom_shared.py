@@ -1,14 +1,17 @@
 """A published filter in Redis, so that a new process begins ready; and what was added since.
 
-Three keys, in one slot: ``bits``, a whole series as in a file (_bloom_snapshot.py); ``adds``, the
+Four keys, in one slot: ``bits``, a whole series as in a file (_bloom_snapshot.py); ``adds``, the
 keys that were added since those bits were begun (lua/bloom_add.lua); ``meta``, which says that both
-belong together, and is written last.
+belong together, and is written last; ``mark``, the number of the last build that was begun.
 
 **Why nothing is missing.** The bits of a publication hold every id that was there when its *mark*
 was set in ``adds``: the mark comes before the ids are read. What is added later comes after the
 mark, and stays there until the bits of a later mark take its place. A writer notes its key in
 ``adds`` before its write is told on the bus. So of two things one is true of every key: a process
 that opens the bus, and then reads bits and adds, finds it there; or it hears it.
+
+A writer has to ask each time, also of a key that its own filter has: that id may have been deleted,
+a newer publication lack it, and be created again. What is published already is not noted again.
 
 **What is not believed.** Bits whose mark is not in ``adds`` any more (evicted, overtaken by another
 publication, too many adds); bits of another server, or of this one before its last start: it may
@@ -73,6 +76,7 @@ class SharedFilter:
         self._given = _checked(url_or_client)
         self._base = ""
         self.count = 0  # of adds, when last heard of
+        self.is_behind = False  # something else is published than what a writer knew
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -116,21 +120,26 @@ class SharedFilter:
         """Whether there is something for ``settle`` to do."""
         return self.owes or bool(self._heard)
 
-    def add(self, keys: Sequence[str]) -> None:
+    def add(self, new: Sequence[str], known: Sequence[str] = (), publication: str = "") -> None:
         """Note keys as added, or owe them; raises nothing.
 
         While something is owed nobody waits for Redis here.
+
+        Args:
+            new: Noted in any case.
+            known: Noted unless ``publication`` is what is published.
+            publication: Which has the known ones.
         """
         if self.owes:
-            self.owe(keys)
+            self.owe([*new, *known])
             return
         try:
-            self._note(keys)
+            self._note(new, known, publication)
         except Exception as error:
-            self.owe(keys)
+            self.owe([*new, *known])
             log.warning("%s; keys added meanwhile are noted there later", _trouble(error))
         except BaseException:  # interrupted: nobody knows whether they were noted
-            self.owe(keys)
+            self.owe([*new, *known])
             raise
 
     def owe(self, keys: Iterable[str]) -> None:
@@ -166,15 +175,22 @@ class SharedFilter:
                 self._owes_withdrawal = False
         return owed
 
-    def _note(self, keys: Sequence[str]) -> None:
-        for start in range(0, len(keys), BATCH):
-            self._add(0, [_member(key) for key in keys[start : start + BATCH]])
+    def _note(self, new: Sequence[str], known: Sequence[str] = (), publication: str = "") -> None:
+        given = [(key, True) for key in new] + [(key, False) for key in known]
+        for start in range(0, len(given), BATCH):
+            batch = given[start : start + BATCH]
+            sure = sum(is_new for _, is_new in batch)
+            _, is_current = self._add(0, publication, sure, [_member(key) for key, _ in batch])
+            self.is_behind = self.is_behind or bool(publication and not is_current)
 
-    def _add(self, creates: int, members: Sequence[bytes]) -> int:
-        number, self.count = self._add_script(
-            keys=[f"{self._base}adds"], args=[creates, ADDS_MOST, *members]
+    def _add(
+        self, is_mark: int, publication: str, sure: int, members: Sequence[bytes]
+    ) -> tuple[int, bool]:
+        number, self.count, is_current = self._add_script(
+            keys=[f"{self._base}{end}" for end in ("adds", "meta", "mark")],
+            args=[is_mark, ADDS_MOST, publication, sure, *members],
         )
-        return int(number)
+        return int(number), bool(is_current)
 
     # Publishing
 
@@ -186,7 +202,8 @@ class SharedFilter:
         """
         name = secrets.token_hex(8)
         server = self._server()
-        return Mark(name, self._add(1, [_mark(name)]), server)
+        number, _ = self._add(1, "", 1, [_mark(name)])
+        return Mark(name, number, server)
 
     def publish(self, bits: bytes, mark: Mark) -> bool:
         """Put bits in place of what was published; False if another was quicker.

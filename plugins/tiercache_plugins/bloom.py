@@ -31,7 +31,7 @@ from ._bloom_builder import Builder
 from ._bloom_files import Files
 from ._bloom_ids import Ids
 from ._bloom_keys import Keys, TemplateKeys, only_function
-from ._bloom_members import Members
+from ._bloom_members import Added, Members
 from ._bloom_options import checked_absent, checked_rate, checked_rate_limit
 from ._bloom_reading import Plan
 from ._bloom_shared import SharedFilter
@@ -139,7 +139,7 @@ class BloomGuard(Plugin):
 
     def after_fork(self) -> None:
         """Know nothing in a forked child, and build anew once it is asked."""
-        for part in (self._members, self._builder, self._files, self._shared):
+        for part in (self._ids, self._members, self._builder, self._files, self._shared):
             if part is not None:
                 part.after_fork()
 
@@ -195,14 +195,14 @@ class BloomGuard(Plugin):
     def _add(self, keys: Sequence[str]) -> None:
         try:
             self._adds += len(keys)
-            new = self._members.add(keys)
-            if new:
+            added = self._members.add(keys)
+            if added.new:
                 self._files.outdate()
         except BaseException:  # interrupted, or out of memory: it may lack them
             self._miss()
             raise
-        if new and self._shared is not None:
-            self._share(self._shared, new)
+        if self._shared is not None:
+            self._share(self._shared, added)
 
     def _miss(self) -> None:
         """Know that some key is not known."""
@@ -210,11 +210,11 @@ class BloomGuard(Plugin):
         self._files.outdate()
         self._builder.hurry()
 
-    def _share(self, shared: SharedFilter, keys: Sequence[str]) -> None:
+    def _share(self, shared: SharedFilter, added: Added) -> None:
         if threading.current_thread().name == _BUS:  # who added them has noted them, or owes it
-            shared.hear(keys)
+            shared.hear(added.new)
         else:
-            shared.add(keys)
+            shared.add(*added)
         self._builder.attend()
 
     def on_event(self, event: Event) -> None:
@@ -300,9 +300,11 @@ class BloomGuard(Plugin):
             await cache.adelete(key)
 
     def _taken(self, item: Any) -> tuple[Cache | None, str]:
+        """Return the cache that is to be told, which tells this guard, too."""
         cache = None if self._cache is None else self._cache()
         key = self._key(item, cache)
-        self._add([key])
+        if cache is None:
+            self._add([key])
         return cache, key
 
     def _key(self, item: Any, cache: Cache | None) -> str:

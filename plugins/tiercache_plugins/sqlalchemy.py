@@ -34,7 +34,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
-from tiercache import Cache, ConfigurationError, Invalidation
+from tiercache import Cache, ConfigurationError, Invalidation, Publication
 
 try:
     from sqlalchemy.util import await_
@@ -53,8 +53,12 @@ _WAITING = "tiercache.waiting"  # dict[SessionTransaction, _Waiting], while ther
 _COMMITTED_AT = "tiercache.committed_at"  # when it last committed, by time.monotonic
 
 
-def after_commit(session: str | Callable[[], AnySession]) -> Callable[[Invalidation], Any]:
+def after_commit(
+    session: str | Callable[[], AnySession],
+) -> Callable[[Invalidation | Publication], Any]:
     """Return a hook for ``after=`` that invalidates once a session's transaction has committed.
+
+    Or, of ``write_through`` and ``writing``, makes the value visible then.
 
     Args:
         session: The name of the function's argument that is the Session or AsyncSession, or an
@@ -66,7 +70,7 @@ def after_commit(session: str | Callable[[], AnySession]) -> Callable[[Invalidat
     """
     find = _finder(session)
 
-    def hook(invalidation: Invalidation) -> Any:
+    def hook(invalidation: Invalidation | Publication) -> Any:
         found = _sync_session(find(invalidation))
         transaction = _innermost(found)
         if transaction is not None:
@@ -128,7 +132,10 @@ class _Waiting:
             Invalidation(cache=cache, keys=tuple(keys), tags=tuple(self.tags[cache]))
             for cache, keys in self.keys.items()
         ]
-        return invalidations + (self.callbacks if self.has_committed else [])
+        if self.has_committed:
+            return invalidations + self.callbacks
+        published = [each for each in self.callbacks if isinstance(each, Publication)]
+        return invalidations + [each.in_doubt for each in published]
 
 
 def _waiting(session: Session, transaction: SessionTransaction) -> _Waiting:
@@ -195,7 +202,7 @@ def _end_transaction(session: Session, transaction: SessionTransaction) -> None:
 # Doing it
 
 
-def _now(invalidation: Invalidation) -> Any:
+def _now(invalidation: Invalidation | Publication) -> Any:
     """Invalidate, or return what the async function is to await for that."""
     return invalidation.acall() if invalidation.is_async else _complete(invalidation)
 
@@ -217,7 +224,7 @@ def _complete_all(work: list[Callable[[], object]]) -> None:
 
 def _complete(work: Callable[[], object]) -> None:
     """Do one thing; in a greenlet of SQLAlchemy without blocking its event loop."""
-    if isinstance(work, Invalidation) and _in_greenlet():
+    if isinstance(work, Invalidation | Publication) and _in_greenlet():
         await_(work.acall())
         return
     outcome = work()
@@ -263,7 +270,7 @@ def _refuse(outcome: Awaitable[Any]) -> None:
 # Finding the session
 
 
-def _finder(session: Any) -> Callable[[Invalidation], Any]:
+def _finder(session: Any) -> Callable[[Invalidation | Publication], Any]:
     if isinstance(session, str):
         return _argument_finder(session)
     if not callable(session) or _makes_sessions(session):
@@ -274,10 +281,10 @@ def _finder(session: Any) -> Callable[[Invalidation], Any]:
     return lambda _: session()
 
 
-def _argument_finder(path: str) -> Callable[[Invalidation], Any]:
+def _argument_finder(path: str) -> Callable[[Invalidation | Publication], Any]:
     argument, _, attributes = path.partition(".")
 
-    def find(invalidation: Invalidation) -> Any:
+    def find(invalidation: Invalidation | Publication) -> Any:
         if argument not in invalidation.arguments:
             raise ConfigurationError(
                 f"after_commit({path!r}): the function has no argument {argument!r}; "

@@ -442,10 +442,10 @@ def test_is_noted_before_it_is_told(processes: Processes, monkeypatch: pytest.Mo
     told_before: list[bool] = []
     add = SharedFilter.add
 
-    def look(self: SharedFilter, keys: Any) -> None:
+    def look(self: SharedFilter, *added: Any) -> None:
         log = cache.flow.l2.namespace._space.log
         told_before.append(any("user:77" in message.names for _, message in log))
-        add(self, keys)
+        add(self, *added)
 
     monkeypatch.setattr(SharedFilter, "add", look)
     cache.delete("user:77")
@@ -454,17 +454,98 @@ def test_is_noted_before_it_is_told(processes: Processes, monkeypatch: pytest.Mo
     assert any("user:77" in message.names for _, message in log)
 
 
-def test_known_keys_cost_no_round_trip(processes: Processes, server: RedisServer) -> None:
-    """A write of what is known already asks Redis nothing."""
+def test_known_keys_take_no_room(processes: Processes, client: redis.Redis, server) -> None:
+    """A write of what is published already costs one command, and notes nothing."""
     cache, guard = processes.start(Ids(1))
     ready(guard)
+    adds = key_of(client, ":adds")
+    count = client.zcard(adds)
     server.command("CONFIG", "RESETSTAT")
     for _ in range(5):
         cache.delete("user:1")
-    calls = server.command_calls()
-    assert "evalsha" not in calls and "zadd" not in calls
+    assert server.command_calls()["evalsha"] == 5
+    assert client.zcard(adds) == count
     cache.delete("user:77")
-    assert server.command_calls()["evalsha"] == 1
+    assert client.zcard(adds) == count + 1
+
+
+class TestAnIdThatCameBack:
+    """Deleted, forgotten by a newer publication, and created again where it is still known."""
+
+    @pytest.fixture
+    def ids(self) -> Ids:
+        return Ids(1, 2)
+
+    @pytest.fixture
+    def writer(self, processes: Processes, ids: Ids) -> tuple[Cache, BloomGuard]:
+        cache, guard = processes.start(ids)
+        ready(guard)
+        return cache, guard
+
+    @pytest.fixture
+    def builder_of_more(self, processes: Processes, writer: Any, ids: Ids) -> BloomGuard:
+        _, guard = processes.start(ids)
+        ready(guard)
+        return guard
+
+    def assert_known(self, processes: Processes, key: int) -> None:
+        _, third = processes.start(Ids())
+        ready(third)
+        assert third.contains(key) and third.contains(1) and not third.contains(78)
+
+    def test_after_it_was_published(self, processes, writer, builder_of_more, ids) -> None:
+        """A writer that knows the key notes it all the same, since the publication is another."""
+        ids.rows.remove(2)
+        builder_of_more.rebuild()
+        until(lambda: builder_of_more.stats().builds == 2)
+        assert writer[1].contains(2) and not builder_of_more.contains(2)
+        writer[0].know_of(["user:2"])
+        self.assert_known(processes, 2)
+
+    def test_while_it_is_built(self, processes, writer, builder_of_more, ids) -> None:
+        """Likewise while another is being made that has not seen it."""
+        ids.rows.remove(2)
+        ids.is_reading.clear()
+        ids.may_read.clear()
+        builder_of_more.rebuild()
+        assert ids.is_reading.wait(10)
+        ids.rows.append(2)
+        builder_of_more._members._recent.clear()
+        writer[0].know_of(["user:2"])  # its message, to the builder, is late
+        ids.may_read.set()
+        until(lambda: builder_of_more.stats().builds == 2)
+        assert not builder_of_more.contains(2)
+        self.assert_known(processes, 2)
+
+    def test_announced_before_its_commit(self, processes, writer, builder_of_more) -> None:
+        """What was added before a build that could not see it yet is noted when it is written."""
+        writer[0].know_of(["user:77"])
+        builder_of_more.rebuild()
+        until(lambda: builder_of_more.stats().builds == 2)
+        writer[1].rebuild()
+        until(lambda: writer[1].stats().builds == 2)
+        assert writer[1].contains(77) and not builder_of_more.contains(77)
+        self.assert_known(processes, 77)
+        writer[0].know_of(["user:77"])
+        self.assert_known(processes, 77)
+
+
+def test_a_writer_catches_up(processes: Processes) -> None:
+    """Who finds that something newer is published takes it over by itself."""
+    ids = Ids(1, 2)
+    cache, first = processes.start(ids)
+    ready(first)
+    _, second = processes.start(Ids())
+    ready(second)
+    ids.rows.remove(2)
+    _, third = processes.start(ids)
+    ready(third)
+    third.rebuild()
+    until(lambda: third.stats().builds == 2)
+    assert first.contains(2)
+    cache.delete("user:1")
+    until(lambda: first.stats().builds == 2)
+    assert not first.contains(2) and first.contains(1) and second.contains(2)
 
 
 @pytest.mark.parametrize("options", [{}, {"decode_responses": True}, {"protocol": 3}])

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from tiercache import WarmReport
-from tiercache.warming import progress
+from tiercache.warming import progress, sources
 from tiercache.warming.run import Limits, Pace, Run
 
 
@@ -179,6 +179,13 @@ class TestReading:
         assert kind.do(cache, "warm", stop_on_errors=3).stopped_because == "errors"
         assert len(read) < 2000
         assert closed == [True]
+
+    def test_a_slow_source_is_not_waited_for(self, monkeypatch):
+        """What it has yielded is loaded, before there are as many as could be loaded at once."""
+        jobs = iter(range(5))
+        assert sources.read_some(jobs, 2) == [0, 1]
+        monkeypatch.setattr(sources, "READ_SECONDS", -1.0)
+        assert [sources.read_some(jobs, 64) for _ in range(4)] == [[2], [3], [4], []]
 
 
 class TestProgress:

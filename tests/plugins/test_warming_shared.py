@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.servers import RedisServer
 from tests.waiting import until
-from tiercache import LRU, Cache, SQLite
+from tiercache import LRU, Cache, Redis, SQLite
 from tiercache.testing import DictStore
 
 
@@ -215,6 +216,48 @@ class TestProcesses:
         assert sum(loaded) == 300
         with Cache("w", l2=SQLite(tmp_path / "cache.db")) as cache:
             assert len(cache.get_many([f"n:{i}" for i in range(300)])) == 300
+
+
+class TestRealStores:
+    """Over connections that belong to threads and event loops."""
+
+    @pytest.mark.parametrize("make", ["redis", "sqlite"])
+    def test_both_kinds_of_functions(self, make, kind, server_url, tmp_path):
+        """Nothing is left open, whoever calls; a new process finds all of it."""
+
+        def new_cache():
+            return Cache("w", l2=Redis(server_url) if make == "redis" else SQLite(tmp_path / "db"))
+
+        cache = new_cache()
+        calls = []
+
+        @cache.cached("a:{i}", tags=["t"])
+        async def awaited(i):
+            calls.append(i)
+            return i
+
+        @cache.cached("b:{i}", batch=lambda ids: {i: i for i in ids})
+        def blocking(i):
+            raise AssertionError
+
+        cache.clear()
+        cache.warmer(awaited)(lambda: range(200))
+        cache.warmer(blocking)(lambda: range(600))
+        report = kind.do(cache, "warm")
+        assert (report.loaded, report.failed) == (800, 0)
+        assert sorted(calls) == list(range(200))
+        with new_cache() as other:
+            assert len(other.get_many([f"a:{i}" for i in range(200)])) == 200
+            assert len(other.get_many([f"b:{i}" for i in range(600)])) == 600
+            other.invalidate_tags("t")
+            assert other.get("a:1") is None
+        kind.do(cache, "close")
+
+
+@pytest.fixture(scope="module")
+def server_url():
+    with RedisServer() as server:
+        yield server.url
 
 
 WORKER = """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import time
 from collections.abc import Callable
-from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tiercache.logs import trace_of
 from tiercache.testing import DictStore, FaultyStore
 
 MakeCache = Callable[..., Cache]
+ROOT = Path(__file__).parents[2]
 SECRET_KEY, SECRET_VALUE = "k3y-of-alice", "v4lue-of-alice"
 
 
@@ -86,12 +88,6 @@ def test_failing_loads(kind: Kind, make_cache: MakeCache, log: Callable[[], str]
     with pytest.raises(LookupError):
         kind.call(get, SECRET_KEY)
     assert is_discreet(log())
-
-
-class Colour(Enum):
-    """An enum that another process knows more of."""
-
-    RED = "red"
 
 
 def test_unreadable_payloads(kind: Kind, make_cache: MakeCache, log: Callable[[], str]) -> None:
@@ -188,3 +184,16 @@ def test_trace_of() -> None:
     trace = trace_of(raised.value)
     assert is_discreet(trace)
     assert "in fail" in trace and trace.endswith("KeyError")
+
+
+@pytest.mark.parametrize("package", ["tiercache", "plugins/tiercache_plugins"])
+def test_no_traceback_is_logged_as_it_is(package: str) -> None:
+    """``log.exception`` and ``exc_info`` write down what an exception says: neither is used."""
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            names = {keyword.arg for keyword in node.keywords}
+            assert "exc_info" not in names, f"{path}:{node.lineno}"
+            is_log = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "log"
+            assert not (is_log and node.func.attr == "exception"), f"{path}:{node.lineno}"  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from tests.servers import RedisServer
 from tests.telemetry.trees import Recorder, context
 from tests.waiting import until
 from tiercache import Cache, CircuitOpen, Plugin, Redis
-from tiercache.testing import DictStore, FakeClock
+from tiercache.testing import DictStore, FakeClock, FaultyStore
 
 MakeCache = Callable[..., Cache]
 
@@ -76,6 +76,26 @@ def test_l1_hit_is_silent(kind: Kind, traced: MakeCache, recorder: Recorder) -> 
     for _ in range(3):
         kind.call(get, 1)
     expect(recorder)
+
+
+def test_l1_hit_pays_nothing(
+    kind: Kind, traced: MakeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hit in L1 does not even look whether anybody records."""
+    cache = traced()
+    get = cached(cache, kind, double)
+    kind.call(get, 1)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a hit has asked for telemetry")
+
+    for name in ("notice", "loaded", "served_stale"):
+        monkeypatch.setattr(type(cache.telemetry), name, refuse)
+    assert [kind.call(get, 1) for _ in range(3)] == [2] * 3
+    assert kind.do(cache, "get", "user:1") == 2
+    assert kind.call(get.many, [1]) == {1: 2}
+    with pytest.raises(AssertionError):
+        kind.call(get, 2)
 
 
 def test_l1_hits_on_request(kind: Kind, traced: MakeCache, recorder: Recorder) -> None:
@@ -372,6 +392,21 @@ def test_absent_by_guard(kind: Kind, traced: MakeCache, recorder: Recorder) -> N
     expect(recorder, "tiercache.get guard=NoOddIds outcome=absent")
 
 
+class Raising(NoOddIds):
+    """A guard whose answer is an error."""
+
+    def absent(self, key: str) -> Any:
+        raise LookupError
+
+
+def test_absent_as_an_error(kind: Kind, traced: MakeCache, recorder: Recorder) -> None:
+    """What a guard raises is its answer: the span is absent, and no error."""
+    get = cached(traced(plugins=[Raising()]), kind, double)
+    with pytest.raises(LookupError):
+        kind.call(get, 1)
+    expect(recorder, "tiercache.get guard=Raising outcome=absent")
+
+
 class Open(Plugin):
     """A breaker that is open."""
 
@@ -448,6 +483,20 @@ def test_invalidations(kind: Kind, traced: MakeCache, recorder: Recorder) -> Non
         "tiercache.invalidate keys=1 operation=invalidate_tags",
         "tiercache.invalidate operation=clear",
     )
+
+
+def test_invalidation_that_l2_does_not_take(
+    kind: Kind, traced: MakeCache, recorder: Recorder
+) -> None:
+    """What fails in L2 is an event of the invalidation, which goes on: it is owed."""
+    store = FaultyStore(DictStore())
+    cache = traced(l2=store)
+    store.fail("delete")
+    kind.do(cache, "delete", "a")
+    until(lambda: recorder.named("tiercache.invalidate"))
+    lines = [line for line in recorder.tree().splitlines() if "invalidate" in line]
+    assert lines == ["tiercache.invalidate keys=1 operation=delete *exception"]
+    store.heal()
 
 
 def test_bus(kind: Kind, traced: MakeCache, recorder: Recorder) -> None:

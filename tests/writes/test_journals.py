@@ -398,7 +398,9 @@ def test_a_journal_outlives_the_cache_in_its_file(tmp_path):
     from contextlib import closing
 
     path = tmp_path / "cache.db"
-    restart = "UPDATE meta SET value = 'b' WHERE name = 'boot'; UPDATE journal_ticket SET boot = 'b'"
+    restart = (
+        "UPDATE meta SET value = 'b' WHERE name = 'boot'; UPDATE journal_ticket SET boot = 'b'"
+    )
     for change in ("PRAGMA user_version = 1", restart):
         place = Place("sqlite", None, str(path))
         journal = journal_in(place)

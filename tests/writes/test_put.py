@@ -163,28 +163,18 @@ def test_a_value_without_bytes_is_refused(place, kind):
 
 
 def test_a_full_journal_refuses(place, kind):
-    """By choice at once; what readers see has not changed."""
-    cache = place.cache()
-    behind = idle(place, cache=cache, max_pending=2, max_batch=2, workers=0 if shares(place) else 1)
-    if not shares(place):
-        behind._crew.end()  # nobody writes
+    """By choice at once; what readers see has not changed, and a known key has room."""
+    go_on, cache = threading.Event(), place.cache()
+    behind = place.behind(
+        lambda _: go_on.wait(10), cache=cache, max_pending=2, max_batch=2, when_full="raise"
+    )
     do(kind, behind, "put", 1, "a")
     do(kind, behind, "put", 2, "b")
-    behind._options = options_with(behind, waits_when_full=False)
     with pytest.raises(JournalFull, match="max_pending is 2"):
         do(kind, behind, "put", 3, "c")
     assert cache.get("user:3", MISS) is MISS
-    do(kind, behind, "put", 2, "merged: there is room")
-
-
-def shares(place: Place) -> bool:
-    return place.kind != "memory"
-
-
-def options_with(behind, **changes):
-    from dataclasses import replace
-
-    return replace(behind._options, **changes)
+    do(kind, behind, "put", 2, "merged")
+    go_on.set()
 
 
 def test_a_full_journal_makes_puts_wait(place, kind):

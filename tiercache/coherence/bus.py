@@ -147,8 +147,8 @@ class Bus:
             reader = _Reader(self, self._namespace, position, covered)
             try:
                 reader.start()
-            except RuntimeError:  # no thread is to be had: L1 stays short-lived
-                log.warning("%s: no thread for the bus", self._name, exc_info=True)
+            except RuntimeError as error:  # no thread is to be had: L1 stays short-lived
+                log.warning("%s: no thread for the bus: %s", self._name, error)
                 return
             self._reader = reader
             self.is_blind = self.keeps_short = position is None

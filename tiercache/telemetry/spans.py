@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any, Final, Protocol, Self
 
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import attach, detach
 from opentelemetry.trace import (
     Link,
     Span,
@@ -118,7 +118,10 @@ class Current(Recorded):
 
 
 class Apart(Current):
-    """``tiercache.refresh`` behind a value that is served: a trace of its own."""
+    """``tiercache.refresh`` behind a value that is served.
+
+    A trace of its own, since what carries it begins in an empty context.
+    """
 
     __slots__ = ("cause",)
 
@@ -126,10 +129,8 @@ class Apart(Current):
 
     def __enter__(self) -> Self:
         links = None if self.cause is None else [Link(self.cause)]
-        self.span = self._tracer.start_span(
-            self._name, Context(), attributes=self._attributes, links=links
-        )
-        self._token = attach(set_span_in_context(self.span, Context()))
+        self.span = self._tracer.start_span(self._name, attributes=self._attributes, links=links)
+        self._token = attach(set_span_in_context(self.span))
         return self
 
 
@@ -186,18 +187,22 @@ class Waiting(Recorded):
 
 
 class Borrowed(NoStep):
-    """A part of what another span stands for: it says there what went wrong."""
+    """A part of what the current span stands for: it says there what went wrong."""
 
-    __slots__ = ("_span",)
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
+    __slots__ = ()
 
     def failed(self, error: BaseException) -> None:
-        self._span.add_event("exception", _described(error))
+        span = get_current_span()
+        if span.is_recording():
+            span.add_event("exception", _described(error))
 
     def unasked(self, state: str) -> None:
-        self._span.set_attribute(names.BREAKER_STATE, state)
+        span = get_current_span()
+        if span.is_recording():
+            span.set_attribute(names.BREAKER_STATE, state)
+
+
+_BORROWED: Final = Borrowed()
 
 
 class Spans:
@@ -260,7 +265,7 @@ class Spans:
         """
         name = _STORE.get(operation)
         if name is None:
-            return Borrowed(get_current_span())
+            return _BORROWED
         if operation in _OF_MANY and len(args[0]) != 1:
             return self._counted(Recorded, name, self._common, len(args[0]))
         if _is_sampled_out():

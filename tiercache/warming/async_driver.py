@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .carrier import Carrier
 from .drivers import POLL_SECONDS
 from .run import STOPPED, Run
-from .sources import Job, Source, checked_items, closing_items
+from .sources import BATCH, Job, Source, checked_items, closing_items, read_some
 
 if TYPE_CHECKING:
     from tiercache.cache import Cache
@@ -79,7 +78,7 @@ class _Reader(Protocol):
 
 
 class _Threaded:
-    """Reads a blocking source in one thread, from its first item to its last."""
+    """Reads a blocking source in one thread, from its first item to its last, a little ahead."""
 
     def __init__(self, source: Source, run: Run) -> None:
         self._source = source
@@ -87,6 +86,7 @@ class _Threaded:
         self._thread = ThreadPoolExecutor(1, "tiercache-warm")
         self._items: Any = None
         self._jobs: Any = iter(())
+        self._ahead: list[Job] = []
 
     async def begin(self) -> None:
         await self._do(self._begin)
@@ -97,7 +97,10 @@ class _Threaded:
         self._jobs = source.jobs(self._items, run.note_error)
 
     async def take(self, count: int) -> list[Job]:
-        return await self._do(lambda: list(islice(self._jobs, count)))  # type: ignore[no-any-return]
+        if not self._ahead:
+            self._ahead = await self._do(partial(read_some, self._jobs, BATCH))
+        some, self._ahead = self._ahead[:count], self._ahead[count:]
+        return some
 
     async def close(self) -> None:
         try:

@@ -189,6 +189,7 @@ class _Visit(_Journey):
 
     async def _load_each(self, flights: Sequence[Flight]) -> None:
         """Load keys one after the other; what is not begun after a while is broken off."""
+        load, port, spec, jobs = self.flow._load, self.port, self.spec, self._jobs  # noqa: SLF001
         loaded: list[Loaded] = []
         began = now = time.perf_counter()
         for flight in flights:
@@ -200,7 +201,7 @@ class _Visit(_Journey):
                 continue
             before = now
             try:
-                value = await self._load_alone(flight)
+                value = await load(port, flight, spec, jobs[flight.key].args, {})
             except Exception as error:
                 self._note_failure(flight, error)
                 now = time.perf_counter()
@@ -210,11 +211,6 @@ class _Visit(_Journey):
         if loaded:
             self._carrier.note_load(min(seconds for _, _, seconds in loaded))
         await self._keep_all(loaded)
-
-    async def _load_alone(self, flight: Flight) -> Any:
-        """Run one load, without keeping what it brings."""
-        args = self._jobs[flight.key].args
-        return await self.flow._load(self.port, flight, self.spec, args, {})  # noqa: SLF001
 
     def _note_failure(self, flight: Flight, error: Exception) -> None:
         """Fail a flight, and count that at once: it may end the run."""

@@ -11,14 +11,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from tiercache import runtime
 
 from .carrier import Carrier
 from .run import STOPPED, Run
-from .sources import Job, Source, checked_items, closing_items
+from .sources import Job, Source, checked_items, closing_items, read_some
 
 if TYPE_CHECKING:
     from tiercache.cache import Cache
@@ -72,7 +71,7 @@ class _Crew:
     def feed(self, jobs: Iterator[Job]) -> None:
         carrier, run = self._carrier, self._run
         while not run.is_stopping and not carrier.is_pointless():
-            chunk = list(islice(jobs, carrier.size))
+            chunk = read_some(jobs, carrier.size)
             if not chunk:
                 return
             self._put(chunk)

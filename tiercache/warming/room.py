@@ -18,6 +18,7 @@ class Room:
     def __init__(self, memory: LRU, refused: Callable[[int], None]) -> None:
         self._memory = memory
         self._refused = refused
+        self.weigh = memory.weigh
         self._in_a_row = 0  # refusals; about right is enough
 
     def place(self, entry: Entry, weight: float) -> list[Removed]:
@@ -42,6 +43,11 @@ class Room:
 
     def touch(self, entry: Entry) -> None:
         """Count nothing: nobody has asked for the value."""
+
+    @property
+    def table(self) -> dict[str, Entry]:
+        """The entries, by key."""
+        return self._memory.table
 
     @property
     def is_full(self) -> bool:

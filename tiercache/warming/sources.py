@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 BATCH = 256  # items given to a bulk loader, or stored, at once
+READ_SECONDS = 0.02  # for which a slow source is waited for until what it has yielded is loaded
 
 
 @dataclass(slots=True)
@@ -159,6 +161,17 @@ def _is_async(produce: Callable[..., Any]) -> bool:
 
 def _name(produce: Callable[..., Any]) -> str:
     return getattr(produce, "__qualname__", repr(produce))
+
+
+def read_some(jobs: Iterator[Job], count: int) -> list[Job]:
+    """Return the next jobs: so many, or those that come within a moment; [] at the end."""
+    some: list[Job] = []
+    until = time.monotonic() + READ_SECONDS
+    for job in jobs:
+        some.append(job)
+        if len(some) >= count or time.monotonic() > until:
+            break
+    return some
 
 
 def checked_items(source: Source, items: Any, run: Run) -> Any:

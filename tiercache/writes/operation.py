@@ -50,8 +50,25 @@ def new_head(codec: Codec, key: str, item: Any) -> bytes:
     Raises:
         EncodeError: If the item has no bytes.
     """
-    packed = codec.encode(key, item)
+    packed = _packed_plainly(item) or codec.encode(key, item)
     return os.urandom(_ID_BYTES) + _ITEM_SIZE.pack(len(packed)) + packed
+
+
+def _packed_plainly(item: Any) -> bytes:
+    """Return the bytes of what most items are, a number or a text; b"" for all else."""
+    if item.__class__ is int:
+        return b"i%d" % item
+    if item.__class__ is str:
+        return b"s" + item.encode("utf-8", "surrogatepass")
+    return b""
+
+
+def _item_of(codec: Codec, key: str, packed: bytes) -> Any:
+    if packed[:1] == b"i":
+        return int(packed[1:])
+    if packed[:1] == b"s":
+        return packed[1:].decode("utf-8", "surrogatepass")
+    return codec.decode(key, packed).value
 
 
 def payload_of(record: Record) -> bytes:
@@ -67,7 +84,7 @@ def operation_of(codec: Codec, key: str, record: Record) -> Operation:
         DecodeError: If its value is of a class that this process does not know.
     """
     packed, payload = record.body[_HEAD_BYTES:], payload_of(record)
-    item = codec.decode(key, packed[: len(packed) - len(payload)]).value
+    item = _item_of(codec, key, packed[: len(packed) - len(payload)])
     value = codec.decode(key, payload).value if payload else None
     number = record.body[:_ID_BYTES].hex()
     return Operation(number, record.kind, key, item, value, record.version)

@@ -206,7 +206,8 @@ class Worker:
             operations = [self._operation(ticket, each) for ticket in tickets for each in ticket[2]]
             self._call(operations)
         except Exception as error:
-            log.info("%d operations could not be written together: %s", len(tickets), _named(error))
+            kind = type(error).__name__  # what it says may name keys and values
+            log.info("%d operations could not be written together: %s", len(tickets), kind)
             return False
         self._acknowledge(tickets, len(operations))
         return True
@@ -245,7 +246,8 @@ class Worker:
         if is_last is None:
             return False
         self._counts.add("buried")
-        log.error("an operation was given up after %d attempts: %s", ticket.attempts + 1, error)
+        kind = error.partition(":")[0]  # the rest may name keys and values
+        log.error("an operation was given up after %d attempts: %s", ticket.attempts + 1, kind)
         if is_last:
             self._withdrawn(ticket.key)
         self._told()

@@ -15,8 +15,11 @@ for i = 3, #ARGV do
   if found and redis.call('HGET', KEYS[9], key) == version_of(record) then
     redis.call('XDEL', KEYS[8], ARGV[i])
     redis.call('HDEL', KEYS[9], key)
+    local last = tonumber(redis.call('HGET', KEYS[1], 'last') or 0)
+    local since = digits(math.max(now_us(), last + 1)) -- so that a flush from now on waits for it
+    redis.call('HSET', KEYS[1], 'last', since)
     redis.call('HSET', KEYS[2], key, record)
-    redis.call('ZADD', KEYS[3], now_us(), key)
+    redis.call('ZADD', KEYS[3], since, key)
     if ARGV[2] == '1' then
       redis.call('ZADD', KEYS[7], 0, prefix_of(key) .. version_of(record) .. record)
     end
