@@ -18,6 +18,7 @@ from typing import Any
 from .claims import HELD, Claims
 from .entry import Entry, LastingEntry
 from .flow import Flow, loading, outcome
+from .load import Load
 from .runtime import CONCURRENT_LOADS, BoxedStop, Port
 from .singleflight import Flight, Source
 from .spec import MISS, Spec
@@ -356,6 +357,25 @@ class _Journey:
                     flow.flights.land(flight, value)
         return [flight for flight in flights if flight.key not in values]
 
+    async def _call(
+        self, batch: Callable[[list[Any]], Any], items: list[Any], flights: Sequence[Flight]
+    ) -> Any:
+        """Call the bulk loader, inside of what plugins put around loads."""
+        flow, port, spec = self.flow, self.port, self.spec
+        if not flow.hooks.around_load:
+            return await port.call(batch, (items,), {}, spec.timeout)
+        load = Load(
+            *("", spec.name),
+            cache=flow.name,
+            module=spec.module,
+            args=(items,),
+            is_async=not port.leads_inline,
+            items=tuple(items),
+        )
+        for flight in flights:
+            flight.load = load
+        return await flow.hooks.around(load, partial(port.call, batch, (items,), {}, spec.timeout))
+
     async def _load_together(self, flights: Sequence[Flight]) -> None:
         spec, batch = self.spec, self.batch
         assert batch is not None
@@ -369,7 +389,7 @@ class _Journey:
         with loading(flights):
             try:
                 with NO_STEP if spans is None else spans.load_many(spec.function_name, flights):
-                    result = await self.port.call(batch, (items,), {}, spec.timeout)
+                    result = await self._call(batch, items, flights)
                 values = _aligned(result, items)
             except Exception:
                 self.flow.record_load(spec, perf_counter() - started)

@@ -20,7 +20,7 @@ def current_load() -> Load:
     if not under_way:
         raise CacheError("current_load() is for loaders: call it inside a cached function")
     load = load_of(under_way[0])
-    if load is None:
+    if load is None or load.items is not None:
         raise CacheError(
             "current_load() in a bulk load would be of many keys; "
             "use ttl= and tags= with functions of the value"

@@ -6,7 +6,7 @@ Written once, as ``async def`` over a port (see runtime.py).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
 from types import CoroutineType
@@ -460,13 +460,8 @@ class Flow(Refreshing):
     async def _call_around(
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> Any:
-        load = load_of(flight)
-        call_next: Callable[[], Awaitable[Any]] = partial(
-            port.call, spec.function, args, kwargs, spec.timeout
-        )
-        for around_load in reversed(self.hooks.around_load):
-            call_next = partial(around_load, load, call_next)
-        return await call_next()
+        call = partial(port.call, spec.function, args, kwargs, spec.timeout)
+        return await self.hooks.around(load_of(flight), call)
 
     def _note_error(self, flight: Flight, spec: Spec, error: Exception, seconds: float) -> None:
         if isinstance(error, BoxedStop):
@@ -488,6 +483,8 @@ class Flow(Refreshing):
     def judge(self, spec: Spec, flight: Flight, value: Any, seconds: float) -> Life | None:
         """Return how a loaded value is to be kept, or None if it is not to be stored."""
         load = flight.load
+        if isinstance(load, Load) and load.items is not None and not load.is_skipped:
+            load = None  # a bulk load's is of no key
         if not isinstance(load, Load):
             load = self.describe(spec, (), None, False, flight) if self.hooks.ttl else None
         if load is not None and load.is_skipped:

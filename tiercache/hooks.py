@@ -10,7 +10,8 @@ import difflib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
@@ -52,6 +53,13 @@ class Hooks:
             except Exception:
                 self._failed("admits")
         return None
+
+    async def around(self, load: Load | None, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Run a load inside of all plugins, the first outermost."""
+        call_next = call
+        for around_load in reversed(self.around_load):
+            call_next = partial(around_load, load, call_next)
+        return await call_next()
 
     def choose_ttl(self, load: Load) -> None:
         """Give a loaded value the TTL that plugins choose, each seeing the one before."""

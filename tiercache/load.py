@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Load:
         "is_refresh",
         "is_skipped",
         "is_write",
+        "items",
         "key",
         "kwargs",
         "module",
@@ -71,8 +72,10 @@ class Load:
         is_refresh: bool = False,
         stale_value: Any = MISS,
         previous: Previous | None = None,
+        items: Sequence[Any] | None = None,
     ) -> None:
-        self.key = key
+        self.key = key  # "" for a bulk load, which is one of many keys
+        self.items = items  # of a bulk load, in the order of the values that it returns; else None
         self.function = function  # qualified name
         self.module = module  # of the function; "" for a loader that was given with the call
         self.cache = cache  # its name

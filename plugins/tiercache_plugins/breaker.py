@@ -163,6 +163,11 @@ class LoaderBreaker(Plugin):
                 retry_after,
             )
         load.skip()
+        if load.items is not None:  # a bulk load has a value for each
+            return [self._fallback_for(load) for _ in load.items]
+        return self._fallback_for(load)
+
+    def _fallback_for(self, load: Load) -> Any:
         return self._fallback(load) if callable(self._fallback) else self._fallback
 
     def _circuit_of(self, load: Load) -> Circuit:

@@ -92,6 +92,8 @@ class ErrorMemory(Plugin):
         self._loading: dict[str, Load] = {}  # the last load of each key; guarded by _lock
 
     async def around_load(self, load: Load, call_next: Callable[[], Awaitable[Any]]) -> Any:
+        if load.items is not None:  # of many keys, none of which is known to be at fault
+            return await call_next()
         if self._concerns is not None and not self._concerns(load):
             return await call_next()
         if self._kept and load.stale_value is MISS and not load.is_refresh:

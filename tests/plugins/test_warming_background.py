@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from tiercache import WarmReport
-from tiercache.warming import progress, sources
+from tiercache.runtime import run as complete
+from tiercache.warming import carrier, progress, room, sources
 from tiercache.warming.run import Limits, Pace, Run
 
 
@@ -160,14 +161,13 @@ class TestReading:
 
     def test_no_further_than_needed(self, cache, kind):
         """A source without end is read only a little ahead, and closed where warming stops."""
-        read, closed = [], []
+        read, closed, generators = [], [], []
 
         @cache.cached("n:{i}")
         @kind.function
         def load(i):
             raise ConnectionError
 
-        @cache.warmer(load)
         def ids():
             try:
                 for i in range(10**9):
@@ -175,6 +175,11 @@ class TestReading:
                     yield i
             finally:
                 closed.append(True)
+
+        @cache.warmer(load)
+        def held():
+            generators.append(ids())
+            return generators[0]
 
         assert kind.do(cache, "warm", stop_on_errors=3).stopped_because == "errors"
         assert len(read) < 2000
@@ -235,6 +240,56 @@ class TestProgress:
             cache.warm()
         assert "warmed cache 'test': 1 loaded, 0 skipped, 1 failed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
+
+
+class TestCarrying:
+    """How a few keys are brought."""
+
+    def test_loads_that_take_long_are_broken_off(self, cache, monkeypatch):
+        """Keys whose turn does not come soon are let go of, for callers, and boarded again."""
+        boarded, loaded = [], []
+        load = cache.cached("n:{i}")(lambda i: loaded.append(i))
+        cache.warmer(load)(list)
+        board = carrier._Visit._board
+
+        def noted(visit):
+            led, others = board(visit)
+            boarded.append(len(led))
+            return led, others
+
+        async def pause(seconds):
+            return True
+
+        monkeypatch.setattr(carrier._Visit, "_board", noted)
+        monkeypatch.setattr(carrier, "HOLD_SECONDS", 0.0)
+        run, (source,) = new_run(), cache._warm_sources
+        carried = carrier.Carrier(cache.flow, cache.blocking, source, run, pause)
+        complete(carried.bring([source.job(i) for i in range(5)]))
+        assert loaded == [0, 1, 2, 3, 4]
+        assert boarded == [5, 4, 3, 2, 1]
+        assert run.report().loaded == 5
+
+    def test_chunks_are_as_long_as_a_caller_may_wait(self, cache):
+        """One key at first, many where loads are quick, one where they are slow."""
+
+        async def pause(seconds):
+            return True
+
+        cache.warmer(cache.cached("n:{i}")(lambda i: i))(list)
+        (source,) = cache._warm_sources
+        carried = carrier.Carrier(cache.flow, cache.blocking, source, new_run(), pause)
+        sizes = [carried.size]
+        for seconds in (0.0001, 0.005, 10.0):
+            carried.note_load(seconds)
+            sizes.append(carried.size)
+        assert sizes == [1, 64, 10, 1]
+
+    def test_a_room_counts_no_hit(self, cache):
+        """What is found is not asked for by anybody."""
+        cache.set("k", 1)
+        entry = cache.memory.get("k")
+        room.Room(cache.memory, lambda count: None).touch(entry)
+        assert entry.hits == 0
 
 
 class TestArithmetic:

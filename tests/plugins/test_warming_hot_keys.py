@@ -165,6 +165,7 @@ class TestNextProcess:
             while "n:1:a" not in new.memory:
                 await asyncio.sleep(0.005)
             assert len(loops) == 2
+            assert new.stats().load_errors == 0
             report = await hot_keys.awarm()
             assert report.loaded == 1
             assert sorted(new.memory) == ["n:1:a", "n:2:b"]

@@ -15,7 +15,7 @@ import pytest
 from tests.servers import RedisServer
 from tests.waiting import until
 from tiercache import LRU, Cache, Redis, SQLite
-from tiercache.testing import DictStore
+from tiercache.testing import DictStore, FaultyStore
 
 
 @pytest.fixture
@@ -71,6 +71,7 @@ class TestCallers:
         assert held.begun.wait(10)
         report = cache.warm()
         assert (report.loaded, report.skipped) == (1, 1)
+        assert [flight.passengers for flight in cache.flow.flights.under_way()] == [1]
         held.go_on.set()
         assert calling.result(10) == 1
         assert held.calls == {1: 1}
@@ -132,11 +133,12 @@ class TestCallers:
 class TestWriters:
     """A write that comes between."""
 
+    @pytest.mark.parametrize("uses_l2", [False, True])
     @pytest.mark.parametrize("write", ["delete", "set", "invalidate_tags", "clear"])
-    def test_no_resurrection(self, make_cache, store, pool, write):
+    def test_no_resurrection(self, make_cache, store, pool, write, uses_l2):
         """A value loaded before a write does not land after it, in either tier."""
         held = Held()
-        cache = make_cache(l2=store)
+        cache = make_cache(l2=store if uses_l2 else None)
         load = cache.cached("n:{i}", tags=["t"])(lambda i: held(i))
         cache.warmer(load)(lambda: [1])
         warming = pool.submit(cache.warm)
@@ -147,7 +149,22 @@ class TestWriters:
         assert warming.result(10).loaded == 1
         expected = "new" if write == "set" else None
         assert cache.get("n:1") == expected
-        assert make_cache(l2=store).get("n:1") == expected
+        if uses_l2:
+            assert make_cache(l2=store).get("n:1") == expected
+
+    def test_what_l2_refuses_is_not_kept_in_l1(self, make_cache, store, pool):
+        """A peer's delete ends the lease, even where its message has not come yet."""
+        held = Held()
+        faulty = FaultyStore(store)
+        cache = make_cache(l2=faulty)
+        cache.warmer(cache.cached("n:{i}")(lambda i: held(i)))(lambda: [1])
+        warming = pool.submit(cache.warm)
+        assert held.begun.wait(10)
+        faulty.fail("tail")
+        store.namespace("test").delete(["n:1"])
+        held.go_on.set()
+        assert warming.result(10).loaded == 1
+        assert "n:1" not in cache.memory
 
 
 class TestProcesses:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.kinds import Kind
-from tiercache import Cache, Event, Load, Plugin
+from tiercache import Cache, ConfigurationError, Event, Load, Plugin
 from tiercache.testing import DictStore
 
 
@@ -149,3 +149,131 @@ def test_only_overridden_hooks_are_kept(make_cache: Callable[..., Cache]) -> Non
     cache = make_cache(plugins=[Plugin()])
     hooks = cache.hooks
     assert not (hooks.guards or hooks.ttl or hooks.around_load or hooks.on_event)
+
+
+def test_a_bulk_load_is_one_load(kind: Kind, make_cache: Callable[..., Cache]) -> None:
+    """around_load runs once around a bulk loader, and sees its items; skip() is of them all."""
+    seen: list[Any] = []
+
+    class Around(Plugin):
+        skips = False
+
+        async def around_load(self, load: Load, call_next: Callable[[], Awaitable[Any]]) -> Any:
+            seen.append((load.key, load.items, load.is_async))
+            if self.skips:
+                load.skip()
+                return [0 for _ in load.items]
+            return await call_next()
+
+    plugin = Around()
+    cache = make_cache(plugins=[plugin])
+    batch = kind.function(lambda items: [item * 10 for item in items])
+    f = cache.cached("k:{x}", batch=batch)(kind.function(lambda x: x))
+    assert kind.call(f.many, [1, 2]) == {1: 10, 2: 20}
+    assert seen == [("", (1, 2), kind.name == "asyncio")]
+    plugin.skips = True
+    assert kind.call(f.many, [2, 3]) == {2: 20, 3: 0}
+    assert kind.call(f.many, [2, 3]) == {2: 20, 3: 0}
+    assert len(seen) == 3
+
+
+def test_a_breaker_guards_bulk_loads(kind: Kind, make_cache: Callable[..., Cache]) -> None:
+    """A loader that fails in batches is left alone like any other; stale values are served."""
+    from tiercache import CircuitOpen, LoadErrors
+    from tiercache_plugins import ErrorMemory, LoaderBreaker
+
+    breaker = LoaderBreaker(fail_max=2, reset_timeout=60)
+    cache = make_cache(plugins=[ErrorMemory(ttl=60), breaker])
+    loads: list[Any] = []
+
+    def fail(items: list[int]) -> None:
+        loads.append(items)
+        raise OSError
+
+    f = cache.cached("k:{x}", batch=kind.function(fail))(kind.function(lambda x: x))
+    for _ in range(4):
+        with pytest.raises(LoadErrors) as raised:
+            kind.call(f.many, [1, 2])
+    assert len(loads) == 2
+    assert isinstance(raised.value.exceptions[0], CircuitOpen)
+
+
+def test_what_looks_like_a_hook_is_refused(make_cache: Callable[..., Cache]) -> None:
+    """A misspelt hook, one of the wrong kind, and a role claimed twice are found at construction."""
+
+    class Misspelt(Plugin):
+        def on_evnt(self, event: Event) -> None:
+            """Would never be called."""
+
+    class Unknown(Plugin):
+        def around_everything(self) -> None:
+            """Would never be called."""
+
+    class Blocking(Plugin):
+        def around_load(self, load: Load, call_next: Any) -> Any:
+            """Should be async."""
+
+    class Awaited(Plugin):
+        async def admits(self, key: str) -> bool:
+            return True
+
+    class Role(Plugin):
+        roles = ("the only one",)
+
+    for plugins, message in (
+        ([Misspelt()], "did you mean on_event"),
+        ([Unknown()], "no hook"),
+        ([Blocking()], "must be async def"),
+        ([Awaited()], "must be a plain def"),
+        ([Role(), Role()], "both claim"),
+        (["nowhere"], "no plugin 'nowhere'"),
+        (Plugin(), "takes several"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            make_cache(plugins=plugins)
+
+
+def test_a_plugin_is_found_by_name(
+    make_cache: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry point of the group is called without arguments for its plugin."""
+    from importlib import metadata
+
+    point = metadata.EntryPoint("recorder", f"{__name__}:Recorder", "tiercache.plugins")
+    monkeypatch.setattr(type(point), "load", lambda self: Recorder)
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: metadata.EntryPoints([point]))
+    cache = make_cache(plugins=["recorder"])
+    assert isinstance(cache.hooks.plugins[0], Recorder)
+
+
+def test_a_guard_answers_as_it_likes(kind: Kind, make_cache: Callable[..., Cache]) -> None:
+    """What an absent key gives is the guard's choice: a value, or an error that passes."""
+
+    class Guard(Plugin):
+        def admits(self, key: str) -> bool:
+            return key == "k:1"
+
+        def absent(self, key: str) -> Any:
+            if key == "k:3":
+                raise LookupError(key)
+            return "nobody"
+
+    cache = make_cache(plugins=[Guard()])
+    f = cache.cached("k:{x}")(kind.function(lambda x: x))
+    assert [kind.call(f, x) for x in (1, 2)] == [1, "nobody"]
+    with pytest.raises(LookupError):
+        kind.call(f, 3)
+    assert cache.stats().absent == 2
+
+
+def test_a_plugin_that_does_not_start(make_cache: Callable[..., Cache]) -> None:
+    """What start() raises is a mistake of configuration; those that had started are stopped."""
+
+    class Broken(Plugin):
+        def start(self, cache: Cache) -> None:
+            raise OSError("no start")
+
+    recorder = Recorder()
+    with pytest.raises(OSError, match="no start"):
+        make_cache(plugins=[recorder, Broken()])
+    assert recorder.life == ["start test", "stop"]

@@ -15,13 +15,19 @@ HURRY_SECONDS = 0.02  # between two looks while somebody waits for a flush, and 
 
 
 class Bell:
-    """What the workers of one process wait for. Safe for threads."""
+    """What the workers of one process wait for. Safe for threads.
+
+    Keys that were put before the last take as well are *hot*, and do not count towards a full
+    batch: another put of them within ``max_delay`` is likely, and will be merged.
+    """
 
     def __init__(self, max_batch: int, max_delay: float) -> None:
         self._max_batch = max_batch
         self._max_delay = max_delay
         self._rung = threading.Condition(threading.RLock())
         self._due = 0.0  # monotonic time of the next take; guarded by _rung, as is all below
+        self._cold: set[str] = set()  # keys put since the last take, and not before it
+        self._hot: set[str] = set()  # keys put before it
         self._hurries = 0  # how many wait for a flush
         self._is_stopped = False
 
@@ -30,9 +36,16 @@ class Bell:
         """How long operations may wait for more of them, in seconds."""
         return 0.0 if self._hurries else self._max_delay
 
-    def ring(self, depth: int) -> None:
-        """Note that an operation was accepted, and how much there is now."""
-        self._set(0.0 if depth >= self._max_batch else self._max_delay)
+    def ring(self, key: str) -> None:
+        """Note that an operation was accepted."""
+        cold = self._cold
+        if key not in self._hot:
+            cold.add(key)
+        self._set(0.0 if len(cold) >= self._max_batch else self._max_delay)
+
+    def force(self) -> None:
+        """Have a worker look now."""
+        self._set(0.0)
 
     def took(self, wait: float | None) -> None:
         """Note after how many seconds a journal is worth another look."""
@@ -55,6 +68,7 @@ class Bell:
                 left = max(due, ready) - time.monotonic()
                 if left <= 0:
                     self._due = time.monotonic() + POLL_SECONDS
+                    self._hot, self._cold = self._cold | self._repeated(), set()
                     return True
                 self._rung.wait(left)
             return False

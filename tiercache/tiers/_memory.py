@@ -1,0 +1,351 @@
+"""What every L1 is, whatever order it evicts in: a bounded table, weights, causes, and counts.
+
+A policy is a subclass that keeps the order. It says where a new entry goes (``_insert``), which
+one must go (``_evict``), and what an entry that left otherwise leaves behind (``_vacate``). None
+of them is told of hits: the wrappers of hit.py count a hit on its entry and copy ``tick`` to it,
+without a lock, and a policy reads both when something must go.
+"""
+
+from __future__ import annotations
+
+import heapq
+import inspect
+import logging
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from operator import attrgetter
+from typing import Any, Protocol
+
+from tiercache.entry import DEAD, Entry, LastingEntry, RemovalCause
+from tiercache.errors import ConfigurationError
+from tiercache.logs import trace_of
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 1000  # entries taken apart before others get a turn
+DEAD_ALLOWANCE = 64  # places of removed entries that are not worth a clean-up
+
+_hits: Callable[[Entry], int] = attrgetter("hits")
+
+Removed = tuple[Entry, RemovalCause]
+
+
+class Observer(Protocol):
+    """Who is told of what changes in an L1, while its lock is held."""
+
+    def entered(self, entry: Entry, weight: float) -> None:
+        """An entry has been stored."""
+
+    def left(self, entry: Entry, cause: RemovalCause) -> None:
+        """An entry has been removed, but by an eviction: of that it is not told."""
+
+    def passed(self) -> None:
+        """The slow path has served a hit."""
+
+    def cleared(self) -> None:
+        """Everything has been dropped."""
+
+
+class Memory(ABC):
+    """An L1 of some policy: use ``LRU`` or ``S3FIFO``."""
+
+    def __init__(self, maxsize: int, *, weigh: Callable[..., int] | None = None) -> None:
+        if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize <= 0:
+            raise ConfigurationError(
+                f"maxsize must be a positive whole number, got {maxsize!r}; use l1=None for no L1"
+            )
+        self.maxsize = maxsize
+        self.tick = 0  # advanced by writers; hits copy it to their entry
+        self.on_removal: Callable[[Entry, RemovalCause], None] | None = None
+        self.on_clear: Callable[[], None] | None = None  # once everything has been dropped
+        self.observer: Observer | None = None
+        self._weigh = _of_key_and_value(weigh)
+        self._lock = threading.RLock()
+        self._reset()
+        self._removals: dict[RemovalCause, int] = dict.fromkeys(RemovalCause, 0)  # guarded by _lock
+        self._retired_hits = 0  # of entries that have left; guarded by _lock
+        self._cleared: list[dict[str, Entry]] = []  # tables to take apart; guarded by _lock
+
+    def get(self, key: str) -> Entry | None:
+        """Return the entry of a key, whatever its age, without counting a use."""
+        return self.table.get(key)
+
+    def touch(self, entry: Entry) -> None:
+        """Count a hit of an entry, later than everything before."""
+        with self._lock:
+            self._use(entry)
+            if self.observer is not None:
+                self.observer.passed()
+
+    def put(self, entry: Entry) -> bool:
+        """Store an entry in place of its key's old one; say whether it was stored."""
+        removed = self.place(entry, self.weigh(entry))
+        if removed:
+            self.bury(removed)
+        return self.table.get(entry.key) is entry
+
+    def place(self, entry: Entry, weight: float) -> list[Removed]:
+        """Do what ``put`` does, and return what left, to be given to ``bury``.
+
+        Values die in ``bury``, and are weighed in ``weigh``, and with both may run code of the
+        user: for callers that hold a lock which that code might need.
+        """
+        fits = weight <= self.maxsize
+        removed: list[Removed] = []
+        with self._lock:
+            old = self.table.get(entry.key)
+            if old is not None:
+                cause = RemovalCause.REPLACED if fits else RemovalCause.OVERSIZE
+                removed.append(self._take(old, cause))
+            if fits:
+                while self._weight + weight > self.maxsize and self.table:
+                    removed.append((self._evict(), RemovalCause.SIZE))
+                self._enter(entry, weight)
+        return removed
+
+    def place_in_room(self, entry: Entry, weight: float) -> list[Removed] | None:
+        """Do what ``place`` does if that evicts nothing; else change nothing, and return None."""
+        with self._lock:
+            old = self.table.get(entry.key)
+            freed = 0.0 if old is None else self._weights.get(entry.key, 1)
+            if self._weight - freed + weight > self.maxsize:
+                return None
+            removed = [] if old is None else [self._take(old, RemovalCause.REPLACED)]
+            self._enter(entry, weight)
+            return removed
+
+    def place_all_in_room(
+        self, entries: Sequence[tuple[Entry, float]]
+    ) -> tuple[list[Removed], int]:
+        """Do what ``place_in_room`` does for entries with their weights; count the refused."""
+        left: list[Removed] = []
+        refused = 0
+        with self._lock:
+            for entry, weight in entries:
+                removed = self.place_in_room(entry, weight)
+                if removed is None:
+                    refused += 1
+                elif removed:
+                    left += removed
+        return left, refused
+
+    def hottest(self, count: int) -> list[Entry]:
+        """Return the entries with most hits, at most so many, hottest first; O(n)."""
+        hit = [entry for entry in list(self.table.values()) if entry.hits]
+        return heapq.nlargest(count, hit, key=_hits)
+
+    def remove(self, key: str, cause: RemovalCause = RemovalCause.INVALIDATED) -> Entry | None:
+        """Drop the entry of a key; return it, or None where there was none."""
+        removed = self.displace(key, cause)
+        if not removed:
+            return None
+        self.bury(removed)
+        return removed[0][0]
+
+    def displace(self, key: str, cause: RemovalCause = RemovalCause.INVALIDATED) -> list[Removed]:
+        """Do what ``remove`` does, and return what left, to be given to ``bury``."""
+        with self._lock:
+            entry = self.table.get(key)
+            return [] if entry is None else [self._take(entry, cause)]
+
+    def discard(self, entry: Entry, cause: RemovalCause) -> None:
+        """Drop this very entry, unless another stands under its key by now."""
+        with self._lock:
+            if self.table.get(entry.key) is not entry:
+                return
+            removed = self._take(entry, cause)
+        self.bury([removed])
+
+    def let_rest(self, key: str, until: float) -> None:
+        """Have the value of a key served without a thought until then, while it is fresh."""
+        with self._lock:
+            entry = self.table.get(key)
+            if entry.__class__ is LastingEntry:
+                entry.fresh_until = min(until, entry.stale_at)
+
+    def make_stale(self, key: str, now: float) -> bool:
+        """Have the value of a key be stale from now on; False where it would not be kept."""
+        with self._lock:
+            entry = self.table.get(key)
+            if entry.__class__ is not LastingEntry or entry.kept_until <= entry.stale_at:
+                return False
+            keep = entry.kept_until - entry.stale_at
+            entry.stale_at = min(entry.stale_at, now)
+            entry.fresh_until = entry.stale_at
+            entry.kept_until = entry.stale_at + keep
+            return True
+
+    def clear(self) -> None:
+        """Drop every entry, in O(1). Many are taken apart by a thread, in small steps."""
+        with self._lock:
+            table = self.table
+            self._cleared.append(table)
+            self._reset()
+        if self.on_clear is not None:
+            self.on_clear()
+        if len(table) > AT_ONCE:
+            taker = threading.Thread(target=self._take_apart, name="tiercache-clear", daemon=True)
+            with suppress(RuntimeError):  # no thread is to be had
+                taker.start()
+                return
+        self._take_apart()
+
+    def _take_apart(self) -> None:
+        """Count and let go of what was cleared; values may run code of the user as they die.
+
+        That code may clear again: each entry is taken out in one step, by whoever comes first.
+        """
+        while (table := next(iter(self._cleared), None)) is not None:
+            some: list[Entry] = []
+            with self._lock:
+                while table and len(some) < AT_ONCE:
+                    with suppress(KeyError):
+                        entry = table.popitem()[1]
+                        some.append(entry)
+                        self._retired_hits += entry.hits
+                        self._removals[RemovalCause.INVALIDATED] += 1
+                if not table:
+                    self._cleared = [each for each in self._cleared if each is not table]
+            some.clear()
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys held now."""
+        return iter(list(self.table))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.table
+
+    def after_fork(self) -> None:
+        """Take a new lock in a forked child; drop everything if the fork broke into a change."""
+        held = not self._lock.acquire(blocking=False)
+        self._lock = threading.RLock()
+        if held:
+            self._reset()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def weight(self) -> float:
+        """Weight of all entries: their number, where there is no ``weigh``."""
+        return self._weight
+
+    @property
+    def hits(self) -> int:
+        """Hits so far, of present and past entries; O(n)."""
+        with self._lock:
+            held = (self.table, *self._cleared)
+            return self._retired_hits + sum(sum(map(_hits, table.values())) for table in held)
+
+    @property
+    def removals(self) -> dict[str, int]:
+        """Entries that left, by cause."""
+        with self._lock:
+            removals = {str(cause): count for cause, count in self._removals.items()}
+            removals[str(RemovalCause.INVALIDATED)] += sum(map(len, self._cleared))
+            return removals
+
+    # Below, the lock is held.
+
+    def _reset(self) -> None:
+        self.table: dict[str, Entry] = {}  # read without the lock; written under it
+        self._weights: dict[str, float] = {}  # only with weigh=
+        self._weight: float = 0
+        self._reset_order()
+        if self.observer is not None:
+            self.observer.cleared()
+
+    def _enter(self, entry: Entry, weight: float) -> None:
+        self._insert(entry, weight)
+        self.table[entry.key] = entry
+        self._weight += weight
+        if self._weigh is not None:
+            self._weights[entry.key] = weight
+        if self.observer is not None:
+            self.observer.entered(entry, weight)
+
+    def _take(self, entry: Entry, cause: RemovalCause) -> Removed:
+        """Remove an entry for another cause than size."""
+        self._vacate(entry, self._drop(entry, cause))
+        if self.observer is not None:
+            self.observer.left(entry, cause)
+        return entry, cause
+
+    def _drop(self, entry: Entry, cause: RemovalCause) -> float:
+        """Take an entry out of the table, and return its weight."""
+        entry.fresh_until = DEAD
+        del self.table[entry.key]
+        weight = 1 if self._weigh is None else self._weights.pop(entry.key)
+        self._weight -= weight
+        self._removals[cause] += 1
+        self._retired_hits += entry.hits
+        return weight
+
+    def _stands(self, entry: Entry) -> bool:
+        return self.table.get(entry.key) is entry
+
+    # What a policy says, under the lock.
+
+    @abstractmethod
+    def _reset_order(self) -> None:
+        """Begin anew, without entries."""
+
+    @abstractmethod
+    def _use(self, entry: Entry) -> None:
+        """Count a hit that the slow path serves."""
+
+    @abstractmethod
+    def _insert(self, entry: Entry, weight: float) -> None:
+        """Give an entry its place; it is put into the table afterwards."""
+
+    @abstractmethod
+    def _evict(self) -> Entry:
+        """Drop the entry that must go, of one or more, and return it."""
+
+    @abstractmethod
+    def _vacate(self, entry: Entry, weight: float) -> None:
+        """Take note that an entry has been dropped, for another cause than size."""
+
+    # Below, it is not.
+
+    def bury(self, removed: list[Removed]) -> None:
+        """Tell of entries that left, and let go of their values."""
+        for entry, cause in removed:
+            if self.on_removal is not None:
+                self.on_removal(entry, cause)
+            entry.value = None  # after the deadline: a hit reads the value before it looks at it
+
+    def weigh(self, entry: Entry) -> float:
+        """Return an entry's weight; where the user's ``weigh`` fails, too much to be stored."""
+        if self._weigh is None:
+            return 1
+        try:
+            weight: float = self._weigh(entry.key, entry.value)
+            fits = weight >= 0
+        except Exception as error:
+            log.error("weigh failed; the value is not kept in L1: %s", trace_of(error))  # noqa: TRY400 - see logs.py
+            return math.inf
+        return weight if fits else math.inf
+
+
+def _of_key_and_value(weigh: Callable[..., int] | None) -> Callable[[str, Any], int] | None:
+    if weigh is None:
+        return None
+    if not callable(weigh):
+        raise ConfigurationError(f"weigh must be a function of a value, got {weigh!r}")
+    if _takes_two(weigh):
+        both: Callable[[str, Any], int] = weigh
+        return both
+    return lambda _key, value: weigh(value)
+
+
+def _takes_two(function: Callable[..., int]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some builtins have no signature: len, sys.getsizeof
+        return False
+    required = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
+    return len(required) == 2
