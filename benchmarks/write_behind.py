@@ -18,17 +18,15 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import msgpack
 import redis
-from rich.table import Table
 
 from benchmarks.measure import Finding, circumstances, interleave
-from benchmarks.report import CONSOLE, write_result
+from benchmarks.report import print_findings, publish_findings
 from tests.servers import RedisServer
 from tiercache import Cache, Redis
 
@@ -168,17 +166,22 @@ def _table_writer(directory: str) -> Callable[[], Callable[..., None]]:
     return make
 
 
-def measure_merging(server: RedisServer) -> list[Finding]:
+def measure_merging(server: RedisServer, delay: str) -> list[Finding]:
     """Count what the writer is called for."""
     batches: list[int] = []
     with Cache("hot", l2=Redis(server.url)) as cache:
         behind = cache.write_behind(
-            lambda operations: batches.append(len(operations)), key="user:{}", max_batch=BATCH
+            lambda operations: batches.append(len(operations)),
+            key="user:{}",
+            max_batch=BATCH,
+            max_delay=delay,
         )
+        began = time.perf_counter()
         for number in range(PUTS):
             behind.put(number % HOT_KEYS, number)
+        seconds = time.perf_counter() - began
         behind.flush("1m")
-    about = "merging"
+    about = f"merging: {PUTS:,} puts on {HOT_KEYS} keys, max_delay={delay}, in {seconds:.0f} s"
     return [
         Finding(
             about=about,
@@ -186,6 +189,12 @@ def measure_merging(server: RedisServer) -> list[Finding]:
             value=len(batches) / PUTS * 100,
             unit="%",
             goal=2.0,
+        ),
+        Finding(
+            about=about,
+            what="calls of the writer / calls without merging",
+            value=len(batches) / (PUTS / BATCH) * 100,
+            unit="%",
         ),
         Finding(
             about=about,
@@ -206,17 +215,14 @@ def main() -> None:
             measure_put(server),
             measure_worker(server, args.count, _table_writer(directory), "into a SQLite table"),
             measure_worker(server, args.count, lambda: _nothing, "with an empty writer"),
-            *measure_merging(server),
+            *measure_merging(server, "100ms"),
+            *measure_merging(server, "500ms"),
         ]
-    table = Table("about", "what", "value", "goal", "reached")
-    for each in findings:
-        goal = "" if each.goal is None else f"{each.goal:g} {each.unit}"
-        reached = "" if each.goal is None else ("yes" if each.is_reached else "NO")
-        table.add_row(each.about, each.what, f"{each.value:.3g} {each.unit}", goal, reached)
-    CONSOLE.print(table)
+    made = circumstances({}, {})
     if args.write:
-        result = {**circumstances({}, {}), "findings": [asdict(each) for each in findings]}
-        write_result("write_behind", result)
+        publish_findings("write_behind", made, findings)
+    else:
+        print_findings(f"write_behind on {made['python']}, {made['cpu']}", findings)
 
 
 if __name__ == "__main__":

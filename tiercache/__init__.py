@@ -42,7 +42,7 @@ from .load import Load, Previous
 from .plugin import Event, Plugin
 from .spec import MISS, Miss, UncacheableValueWarning
 from .stats import CacheInfo, LoadSeconds, Stats
-from .tiers.memory import LRU
+from .tiers.memory import LRU, S3FIFO
 from .tiers.store import Store, Stored
 from .ttl import Duration, seconds
 from .warming import HotKey, WarmReport, Warmup
@@ -71,6 +71,7 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "AsyncLock",
     # its tiers
     "LRU",
+    "S3FIFO",
     "Redis",
     "SQLite",
     "Store",

@@ -31,7 +31,7 @@ from .registry import live_caches
 from .runtime import BlockingPort, run
 from .stats import Counters, Stats
 from .telemetry import Telemetry
-from .tiers.memory import LRU
+from .tiers.memory import LRU, Memory
 from .tiers.store import Store
 from .ttl import TTL, Duration, check_jitter, optional_seconds, seconds
 from .warming import Warming
@@ -66,7 +66,7 @@ class Cache(CacheAside, Warming, Behind, Through):
 
     Args:
         name: Part of every key in L2: caches of one name on one store share their values.
-        l1: ``LRU(maxsize)``, by default of 10,000 entries; None for no L1.
+        l1: ``LRU(maxsize)``, by default of 10,000 entries, or ``S3FIFO(maxsize)``; None for no L1.
         l2: ``Redis(url)``, ``SQLite(path)`` or another store; None for no L2.
         ttl: How long values stay fresh; None for no expiry; or a function of the value.
         jitter: Share of the TTL by which it is shortened at random, in [0, 1).
@@ -98,7 +98,7 @@ class Cache(CacheAside, Warming, Behind, Through):
         self,
         name: str = "default",
         *,
-        l1: LRU | None = _NEW_L1,
+        l1: Memory | None = _NEW_L1,
         l2: Store | None = None,
         ttl: TTL = 300,
         jitter: float = 0.05,
@@ -545,11 +545,11 @@ def _checked_blind_ttl(blind_ttl: Duration) -> float:
         ) from None
 
 
-def _checked_l1(l1: LRU | None) -> LRU | None:
+def _checked_l1(l1: Memory | None) -> Memory | None:
     if l1 is _NEW_L1:
         return LRU(DEFAULT_L1_ENTRIES)
-    if l1 is not None and not isinstance(l1, LRU):
-        raise ConfigurationError(f"l1 must be LRU(maxsize) or None, got {l1!r}")
+    if l1 is not None and not isinstance(l1, Memory):
+        raise ConfigurationError(f"l1 must be LRU(maxsize), S3FIFO(maxsize) or None, got {l1!r}")
     return l1
 
 

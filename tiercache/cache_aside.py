@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .flow import Flow
     from .runtime import BlockingPort
     from .stats import Counters
-    from .tiers.memory import LRU
+    from .tiers.memory import Memory
     from .writing import Writing
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class CacheAside:
     """Values by key. ``Cache`` brings the tiers and the options."""
 
     name: str
-    memory: LRU | None
+    memory: Memory | None
     flow: Flow
     blocking: BlockingPort
     counters: Counters

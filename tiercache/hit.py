@@ -20,7 +20,7 @@ from uuid import UUID
 from .clock import Clock, PreciseClock
 from .entry import DEAD, Entry, is_error
 from .keys import KeyMaker
-from .tiers.memory import LRU
+from .tiers.memory import Memory
 
 _SWEEP_AT_LEAST = 64  # shortcuts, before dead ones are looked for
 _MOST_TAGS = 1000  # told apart per function
@@ -50,7 +50,7 @@ class Shortcuts:
         self,
         arguments: tuple[Any, ...] | None,
         entry: Entry,
-        memory: LRU,
+        memory: Memory,
         is_outdated: Callable[[Entry], bool],
     ) -> None:
         """Count a hit that the slow path served, and make a shortcut for the next.
@@ -156,7 +156,7 @@ class Shortcuts:
 def make_wrapper(
     maker: KeyMaker,
     shortcuts: Shortcuts,
-    memory: LRU | None,
+    memory: Memory | None,
     clock: Clock,
     slow: Callable[..., Any],
     *,

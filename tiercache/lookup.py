@@ -41,7 +41,7 @@ from .waits import Waits
 
 if TYPE_CHECKING:
     from .codec import Codec
-    from .tiers.memory import LRU, Removed
+    from .tiers.memory import Memory, Removed
     from .tiers.store import Store, Stored
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Lookup:
     def __init__(
         self,
         name: str,
-        memory: LRU | None,
+        memory: Memory | None,
         store: Store | None,
         codec: Codec,
         clock: Clock,

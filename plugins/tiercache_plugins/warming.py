@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds in which a function that is remembered is expected to be decorated
 POLL_SECONDS = 0.1  # between looks whether it has been
+RETRY_SECONDS = 1.0  # between attempts to read what is remembered
 STOP_SECONDS = 5.0  # that stop() waits for the thread
 
 
@@ -168,12 +169,18 @@ class HotKeys(Plugin):
         return not self._stopping.is_set()
 
     def _recall(self, cache: Cache) -> list[HotKey]:
+        """Read what is remembered; where that fails, try for a while."""
         assert self._place is not None
-        try:
-            return from_bytes(self._place.load())
-        except (StoreError, OSError) as error:
-            log.warning("hot keys of cache %r could not be read: %s", cache.name, error)
-            return []
+        until, has_said = time.monotonic() + PATIENCE, False
+        while not self._stopping.is_set() and time.monotonic() < until:
+            try:
+                return from_bytes(self._place.load())
+            except (StoreError, OSError) as error:
+                if not has_said:
+                    log.warning("hot keys of cache %r could not be read: %s", cache.name, error)
+                has_said = True
+            self._stopping.wait(RETRY_SECONDS)
+        return []
 
     def _remember(self, cache: Cache) -> None:
         """Count, merge with what others have written, and write it down."""

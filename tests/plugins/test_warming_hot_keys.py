@@ -29,6 +29,16 @@ def store(clock):
     return DictStore(clock=clock)
 
 
+#: A cache holds its functions weakly, as a module does not.
+FUNCTIONS = []
+
+
+@pytest.fixture(autouse=True)
+def _hold_functions():
+    yield
+    FUNCTIONS.clear()
+
+
 def users(cache, calls, **options):
     """Decorate a blocking function of one argument, and note its loads."""
 
@@ -37,6 +47,7 @@ def users(cache, calls, **options):
         calls.append(user_id)
         return User(user_id, f"name {user_id}")
 
+    FUNCTIONS.append(get_user)
     return get_user
 
 
@@ -124,6 +135,7 @@ class TestNextProcess:
                 calls.append(user.id)
                 return [user]
 
+            FUNCTIONS.append(friends)
             return friends
 
         old = make_cache(l2=store, plugins=[HotKeys()])
@@ -149,6 +161,7 @@ class TestNextProcess:
                 loops.append(asyncio.get_running_loop())
                 return i
 
+            FUNCTIONS.append(load)
             return load
 
         async def before():
@@ -202,7 +215,7 @@ class TestNextProcess:
         calls = []
 
         def new_cache():
-            store = Redis(server.url) if server else SQLite(tmp_path / "cache.db")
+            store = Redis(server.url, timeout=5) if server else SQLite(tmp_path / "cache.db")
             return Cache("users", l2=store, plugins=[HotKeys()])
 
         try:
@@ -263,6 +276,21 @@ class TestRemembering:
         use(users(cache, []), {1: 5})
         cache.close()
         assert "could not be written down" in caplog.text
+
+    def test_l2_that_comes_later(self, make_cache, clock, monkeypatch):
+        """What could not be read at first is read when L2 is back."""
+        monkeypatch.setattr("tiercache_plugins.warming.RETRY_SECONDS", 0.01)
+        store = FaultyStore(DictStore(clock=clock))
+        old = make_cache(l2=store, plugins=[HotKeys()])
+        use(users(old, []), {1: 5})
+        old.close()
+        store.fail("read")
+        new = make_cache(l2=store, plugins=[HotKeys()])
+        users(new, [])
+        before = store.calls["read"]
+        until(lambda: store.calls["read"] > before + 2)
+        store.heal()
+        until(lambda: list(new.memory) == ["user:1"])
 
     def test_a_place_that_is_none(self, make_cache, tmp_path, caplog):
         """A folder that does not exist is said, and the cache works."""
@@ -332,7 +360,7 @@ class TestLife:
             may_end.wait(10)
 
         slow.__qualname__ = "users.<locals>.get_user"
-        new.cached("user:{user_id}")(slow)
+        FUNCTIONS.append(new.cached("user:{user_id}")(slow))
         assert begun.wait(10)
         closing = threading.Thread(target=new.close)
         closing.start()
@@ -363,7 +391,7 @@ class TestLife:
         path = tmp_path / "hot"
         path.write_bytes(to_bytes([HotKey("k", 9.0, f"{__name__}.loaded", ())]))
         cache = make_cache(l2=store, plugins=[HotKeys(path)])
-        cache.cached("k")(loaded)
+        FUNCTIONS.append(cache.cached("k")(loaded))
         until(lambda: "k" in cache.memory)
         child = os.fork()
         if child == 0:

@@ -76,7 +76,7 @@ def test_no_expiry() -> None:
         ({"jitter": 1}, "jitter must be in [0, 1), got 1"),
         ({"jitter": -0.1}, "jitter must be in"),
         ({"jitter": "5%"}, "jitter must be in"),
-        ({"l1": 100}, "l1 must be LRU(maxsize) or None, got 100"),
+        ({"l1": 100}, "l1 must be LRU(maxsize), S3FIFO(maxsize) or None, got 100"),
         ({"l1": LRU}, "l1 must be"),
         ({"l2": "redis://localhost"}, "l2 must be Redis(url)"),
         ({"negative_ttl": 0}, "negative_ttl must be positive"),

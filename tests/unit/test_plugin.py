@@ -199,7 +199,7 @@ def test_a_breaker_guards_bulk_loads(kind: Kind, make_cache: Callable[..., Cache
 
 
 def test_what_looks_like_a_hook_is_refused(make_cache: Callable[..., Cache]) -> None:
-    """A misspelt hook, one of the wrong kind, and a role claimed twice are found at construction."""
+    """A misspelt hook, one of the wrong kind, a role claimed twice: found at construction."""
 
     class Misspelt(Plugin):
         def on_evnt(self, event: Event) -> None:

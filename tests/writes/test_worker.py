@@ -52,6 +52,16 @@ def test_a_batch_is_handed_over_when_it_is_full(place, table):
     assert table.batches == [3]
 
 
+def test_hot_keys_wait_for_the_delay(place, table):
+    """A full batch of keys that were just put is not written at once: it would never merge."""
+    behind = place.behind(table.write, max_batch=3, max_delay="40ms")
+    for number in range(3000):
+        behind.put(number % 3, number)
+    assert behind.flush() == 0
+    assert table.rows == {0: 2997, 1: 2998, 2: 2999}
+    assert len(table.batches) <= 300
+
+
 def test_a_batch_is_handed_over_after_the_delay(place, table):
     """However few there are."""
     behind = place.behind(table.write, max_delay="20ms")

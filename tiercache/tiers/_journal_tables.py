@@ -155,9 +155,10 @@ class JournalTables:
         journal, version = self._next(db)
         key = encode(draft.key)
         old = db.execute(_NEWEST, (journal, key)).fetchone()
-        depth = self._depth(db, journal)
-        if depth >= most and (self._keeps_all or old is None):
-            return Accepted(None, depth)
+        if self._keeps_all or old is None:
+            depth = self._depth(db, journal)
+            if depth >= most:
+                return Accepted(None, depth)
         existed = self._existed(old, draft)
         kind = OpKind.UPDATE if existed else OpKind.CREATE
         kind = OpKind.DELETE if draft.deletes else kind
@@ -168,7 +169,7 @@ class JournalTables:
         if old is None:
             db.execute(_GIVE, (journal, key, version, version, self._boot))
         db.execute(_OUTDATE, (journal, key))
-        return Accepted(version, depth + (self._keeps_all or old is None))
+        return Accepted(version)
 
     def _existed(self, old: tuple[int, str, bytes, int] | None, draft: Draft) -> bool:
         if old is None:

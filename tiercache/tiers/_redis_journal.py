@@ -84,7 +84,7 @@ class JournalPlans:
         (reply,) = yield from run_all([Run("journal_put", [*self._names, *names], args)])
         accepted = self._accepted(reply)
         if accepted.version is not None:
-            plans.said = reply[3]
+            plans.said = reply[2]
         return accepted
 
     def _put_in_cluster(
@@ -108,7 +108,7 @@ class JournalPlans:
         answer, *rest = self._answer(reply, "put")
         if answer == 0:
             return Accepted(None, rest[0])
-        return Accepted(int(rest[0]), rest[1])
+        return Accepted(int(rest[0]))
 
     def pending(self, keys: Sequence[str]) -> Plan[list[Record | None]]:
         """Return the newest operation of each key that is not written yet."""

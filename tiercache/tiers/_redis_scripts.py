@@ -23,7 +23,7 @@ _PARTS: Final = {
     "renew": ("lease", "renew"),
     "release": ("lease", "release"),
     "lock": ("lease", "lock"),
-    "journal_put": ("lease", "seal", "journal", "journal_put"),
+    "journal_put": ("seal", "journal", "journal_put"),
     "journal_take": ("journal", "journal_take"),
     "journal_done": ("journal", "journal_done"),
     "journal_retry": ("journal", "journal_retry"),

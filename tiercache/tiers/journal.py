@@ -88,7 +88,7 @@ class Accepted(NamedTuple):
     """What came of offering a draft."""
 
     version: int | None  # None: the journal is full
-    depth: int  # how much it holds: dirty keys, or operations where all are kept
+    depth: int = 0  # if it is full: how many dirty keys, or operations where all are kept
 
 
 class Record(NamedTuple):

@@ -23,11 +23,10 @@ from operator import attrgetter
 
 from tiercache.entry import Entry, RemovalCause
 
-from ._memory import Memory
+from ._memory import DEAD_ALLOWANCE, Memory
 
 GENERATIONS = 64  # resolution of the order: a generation is this share of maxsize
 GENERATION_CAP = 1024  # entries; bounds the time to sort one
-DEAD_ALLOWANCE = 64  # places of removed entries that are not worth a clean-up
 
 _last_use = attrgetter("used")
 _start = attrgetter("start")

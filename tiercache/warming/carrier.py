@@ -32,7 +32,7 @@ from .sources import Source as WarmSource
 if TYPE_CHECKING:
     from tiercache.flow import Flow
     from tiercache.runtime import Port
-    from tiercache.tiers.memory import LRU
+    from tiercache.tiers.memory import Memory
     from tiercache.tiers.store import Claim
 
 HOLD_SECONDS = 0.05  # for which single keys are claimed together: callers who join wait so long
@@ -325,7 +325,7 @@ class _Visit(_Journey):
 def _over(flow: Flow, room: Room | None) -> Flow:
     """Return a flow that shares all with another but its L1."""
     other = copy.copy(flow)
-    other.memory = cast("LRU | None", room)  # all of an L1 that a flow asks for
+    other.memory = cast("Memory | None", room)  # all of an L1 that a flow asks for
     other._keep = _keep_later  # type: ignore[assignment, method-assign]  # noqa: SLF001 - of many at once
     if flow.l2 is not None and flow.bus is not None:
         other.claims = other._make_claims(flow.l2, flow.bus)  # noqa: SLF001 - its own, once more

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tiercache.entry import Entry
-    from tiercache.tiers.memory import LRU, Removed
+    from tiercache.tiers.memory import Memory, Removed
 
 REFUSALS = 64  # in a row, after which an L1 of weighed values counts as full
 
@@ -15,7 +15,7 @@ REFUSALS = 64  # in a row, after which an L1 of weighed values counts as full
 class Room:
     """An L1, but for what would evict or count."""
 
-    def __init__(self, memory: LRU, refused: Callable[[int], None]) -> None:
+    def __init__(self, memory: Memory, refused: Callable[[int], None]) -> None:
         self._memory = memory
         self._refused = refused
         self.weigh = memory.weigh

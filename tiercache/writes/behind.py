@@ -154,7 +154,7 @@ class WriteBehind(DeadLetters):
             accepted = await self._write_when_there_is_room(port, write, accepted.depth)
         assert accepted.version is not None
         self._counts.add("puts")
-        self._bell.ring(accepted.depth)
+        self._bell.ring(write.draft.key)
         return accepted.version
 
     async def _write_when_there_is_room(self, port: Port, write: Write, depth: int) -> Accepted:
@@ -162,7 +162,7 @@ class WriteBehind(DeadLetters):
         deadline = time.monotonic() + (options.max_wait if options.waits_when_full else 0.0)
         with _Expecting(self, port) as expected:
             while time.monotonic() < deadline:
-                self._bell.ring(depth)
+                self._bell.force()
                 await port.news(expected, LOOK_SECONDS)
                 accepted = await self._entering.make(port, write, options.max_pending)
                 if accepted.version is not None:
@@ -280,7 +280,7 @@ class WriteBehind(DeadLetters):
         """Have workers take what is there."""
         if not self._is_closed:
             self._crew.start()
-            self._bell.ring(self._options.max_batch)
+            self._bell.force()
 
     def withdraw(self, key: str) -> None:
         """Have the tiers forget a value that is not to be written, or not yet."""

@@ -26,8 +26,9 @@ class Bell:
         self._max_delay = max_delay
         self._rung = threading.Condition(threading.RLock())
         self._due = 0.0  # monotonic time of the next take; guarded by _rung, as is all below
-        self._cold: set[str] = set()  # keys put since the last take, and not before it
-        self._hot: set[str] = set()  # keys put before it
+        self._put: set[str] = set()  # keys put since the last take
+        self._cold = 0  # how many of them are not hot
+        self._hot: set[str] = set()
         self._hurries = 0  # how many wait for a flush
         self._is_stopped = False
 
@@ -38,10 +39,11 @@ class Bell:
 
     def ring(self, key: str) -> None:
         """Note that an operation was accepted."""
-        cold = self._cold
-        if key not in self._hot:
-            cold.add(key)
-        self._set(0.0 if len(cold) >= self._max_batch else self._max_delay)
+        with self._rung:
+            if key not in self._put:
+                self._put.add(key)
+                self._cold += key not in self._hot
+            self._set(0.0 if self._cold >= self._max_batch else self._max_delay)
 
     def force(self) -> None:
         """Have a worker look now."""
@@ -68,7 +70,7 @@ class Bell:
                 left = max(due, ready) - time.monotonic()
                 if left <= 0:
                     self._due = time.monotonic() + POLL_SECONDS
-                    self._hot, self._cold = self._cold | self._repeated(), set()
+                    self._hot, self._put, self._cold = self._put, set(), 0
                     return True
                 self._rung.wait(left)
             return False

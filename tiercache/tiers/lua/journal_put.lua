@@ -6,7 +6,7 @@
 -- ARGV: format, most, 1 if all operations are kept, 1 for a delete, 1 if a row is known, key,
 --       head of the body, payload; then: what to do with the entry (s or d), life in ms or '',
 --       header, length of the log, origin, fresh token, tags
--- Returns {1, version, depth, position in the log or ''} | {0, depth}: full | {-1, format}
+-- Returns {1, version, position in the log or ''} | {0, depth}: full | {-1, format}
 
 local found = redis.call('HMGET', KEYS[1], 'format', 'last')
 if found[1] ~= ARGV[1] then
@@ -18,9 +18,12 @@ end
 
 local keeps_all, deletes, key = ARGV[3] == '1', ARGV[4] == '1', ARGV[6]
 local old = redis.call('HGET', KEYS[2], key)
-local depth = redis.call('ZCARD', keeps_all and KEYS[7] or KEYS[3])
-if depth >= tonumber(ARGV[2]) and (keeps_all or not old) then
-  return {0, depth}
+local depth = 0
+if keeps_all or not old then
+  depth = redis.call('ZCARD', keeps_all and KEYS[7] or KEYS[3])
+  if depth >= tonumber(ARGV[2]) then
+    return {0, depth}
+  end
 end
 
 local exists = ARGV[5] == '1'
@@ -44,15 +47,12 @@ if not old then
   redis.call('ZADD', KEYS[3], version, key)
   give_ticket(KEYS, key)
 end
-if keeps_all or not old then
-  depth = depth + 1
-end
 if redis.call('EXISTS', KEYS[9]) == 1 then
   redis.call('HDEL', KEYS[9], key)
 end
 
 if #KEYS == 9 then
-  return {1, version, depth, ''}
+  return {1, version, ''}
 end
 if ARGV[9] == 's' then
   local generation, block, life = generation_of(KEYS[13], ARGV[14]), '', ARGV[10]
@@ -77,4 +77,4 @@ end
 local position = redis.call(
   'XADD', KEYS[12], 'MAXLEN', '~', ARGV[12], '*', 'o', ARGV[13], ARGV[9], key
 )
-return {1, version, depth, position}
+return {1, version, position}
