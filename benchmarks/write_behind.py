@@ -14,6 +14,7 @@ Starts a server of its own. Run as ``python -m benchmarks.write_behind``.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sqlite3
 import tempfile
 import time
@@ -76,15 +77,55 @@ def measure_put(server: RedisServer) -> Finding:
     )
 
 
+def measure_aput(server: RedisServer) -> Finding:
+    """Compare an awaited put with a pipeline of redis.asyncio."""
+
+    async def compare() -> tuple[float, float, float]:
+        import redis.asyncio
+
+        client = redis.asyncio.Redis(port=server.port)
+        async with Cache("aputs", l2=Redis(server.url)) as cache:
+            behind = cache.write_behind(_nothing, key="user:{}", workers=0, max_pending=NO_BOUND)
+
+            async def plain(number: int) -> None:
+                key, data = f"user:{number % 1000}", msgpack.packb(VALUE)
+                pipeline = client.pipeline(transaction=False)
+                pipeline.xadd("plain", {"key": key, "value": data}, maxlen=10_000)
+                pipeline.set(key, data, ex=300)
+                await pipeline.execute()
+
+            async def timed(do: Callable[[int], Any]) -> float:
+                began = time.perf_counter()
+                for number in range(300):
+                    await do(number)
+                return (time.perf_counter() - began) / 300 * 1e6
+
+            async def put(number: int) -> None:
+                await behind.aput(number % 1000, VALUE)
+
+            pairs = [(await timed(plain), await timed(put)) for _ in range(16)][1:]
+        await client.aclose()
+        ratio = median(own / other for other, own in pairs)
+        return ratio, median(own for _, own in pairs), median(other for other, _ in pairs)
+
+    ratio, own, other = asyncio.run(compare())
+    return Finding(
+        about="put",
+        what=f"aput ({own:.0f} µs) / XADD + SET by redis.asyncio ({other:.0f} µs)",
+        value=ratio,
+        unit="x",
+        goal=1.3,
+    )
+
+
 def measure_worker(
     server: RedisServer, count: int, make_writer: Callable[[], Callable[..., None]], what: str
 ) -> Finding:
     """Compare the throughput of a worker with that of a loop."""
-    ratios = []
-    for _ in range(5):
-        ratios.append(
-            _by_hand(server, count, make_writer()) / _by_worker(server, count, make_writer())
-        )
+    ratios = [
+        _by_hand(server, count, make_writer()) / _by_worker(server, count, make_writer())
+        for _ in range(5)
+    ]
     share = 1 / median(ratios)  # at most, so that a goal can be one
     return Finding(
         about="worker",
@@ -213,6 +254,7 @@ def main() -> None:
     with RedisServer() as server, tempfile.TemporaryDirectory() as directory:
         findings = [
             measure_put(server),
+            measure_aput(server),
             measure_worker(server, args.count, _table_writer(directory), "into a SQLite table"),
             measure_worker(server, args.count, lambda: _nothing, "with an empty writer"),
             *measure_merging(server, "100ms"),

@@ -25,6 +25,7 @@ from .errors import (
     ConfigurationError,
     DecodeError,
     EncodeError,
+    JournalFull,
     LoadErrors,
     LoadTimeout,
     LockLost,
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from .coherence.async_lock import AsyncLock
     from .tiers.redis import Redis
     from .tiers.sqlite import SQLite
+    from .writes.behind import WriteBehind
+    from .writes.figures import WriteBehindStats
+    from .writes.operation import DeadLetter, Operation
     from .writes.publishing import Publication
     from .writes.reading import AsyncReadThrough, ReadThrough
 
@@ -67,6 +71,10 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "Publication",
     "ReadThrough",
     "AsyncReadThrough",
+    "WriteBehind",
+    "WriteBehindStats",
+    "Operation",
+    "DeadLetter",
     "Lock",
     "AsyncLock",
     # its tiers
@@ -114,12 +122,17 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "LockTimeout",
     "LockLost",
     "WriteFailed",
+    "JournalFull",
 ]
 
 
 #: Where a store, or what needs asyncio, or writes, is imported from once it is asked for.
 _LATE = {
     "AsyncLock": "coherence.async_lock",
+    "DeadLetter": "writes.operation",
+    "Operation": "writes.operation",
+    "WriteBehind": "writes.behind",
+    "WriteBehindStats": "writes.figures",
     "AsyncReadThrough": "writes.reading",
     "Publication": "writes.publishing",
     "ReadThrough": "writes.reading",

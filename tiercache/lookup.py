@@ -23,6 +23,7 @@ from .entry import (
     entry_of,
     freshness,
     is_error,
+    make_entry,
     standing,
 )
 from .errors import DecodeError
@@ -50,6 +51,7 @@ BLIND_TTL = 5.0  # seconds
 UNWATCHED_JITTER = 0.3  # of that: what is loaded in an outage is not loaded again all at once
 NEWER_SECONDS = 0.05  # by which two values in L2 differ at least
 _NO_LIFE = Life(0.0)
+_new_tuple: Any = tuple.__new__  # half the cost of a named tuple's own
 FEW_ENTRIES = 1000  # in L1, that may be looked through whenever a tag is invalidated
 
 
@@ -284,18 +286,25 @@ class Lookup:
         """Decode what L2 had and put it in L1, unless a write came between; return the values."""
         values: dict[str, Any] = {}
         entries: list[Entry] = []
+        now, longest = self.time(), self._longest()
         for key, stored in zip(keys, found, strict=True):
             if stored is None:
                 continue
             value, life = self.readable(spec, key, stored)
             if value is MISS:
                 continue
-            if not life.is_stale:
+            ttl, tags, keep, record = life
+            if ttl is None or ttl > 0:
                 values[key] = value
-            if self.memory is not None:
+            if self.memory is None:
+                continue
+            if record is None and not keep:  # as schedule() would, in a loop over many
+                until = now + (longest if ttl is None or ttl > longest else ttl)
+                entry = make_entry(key, value, until, tags, era)
+            else:
                 entry = entry_of(key, value, life, era)
                 self.schedule(entry, life, spec)
-                entries.append(entry)
+            entries.append(entry)
         if entries:
             self._put_found(era, entries)
         spec.counters.hits_l2 += len(values)
@@ -374,7 +383,8 @@ class Lookup:
             remaining -= stale_for
             if remaining <= 0 and not stale_for:
                 return MISS, _NO_LIFE
-        return value, Life(remaining, tags, stale_for, record)
+        life: Life = _new_tuple(Life, (remaining, tags, stale_for, record))
+        return value, life
 
     # Keeping in L1
 
@@ -410,15 +420,19 @@ class Lookup:
         if removed:
             memory.bury(removed)
 
+    def _longest(self) -> float:
+        """Return for how many seconds what is put in L1 now may be kept."""
+        bus = self.bus
+        if bus is None or not bus.keeps_short:
+            return inf
+        return jittered(bus.blind_ttl, UNWATCHED_JITTER)
+
     def schedule(self, entry: Entry, life: Life, spec: Spec) -> None:
         """Set the times of an entry whose life begins now.
 
         Unwatched, none lives longer than blind_ttl.
         """
-        bus = self.bus
-        now, ttl, longest = self.time(), life.ttl, inf
-        if bus is not None and bus.keeps_short:
-            longest = jittered(bus.blind_ttl, UNWATCHED_JITTER)
+        now, ttl, longest = self.time(), life.ttl, self._longest()
         stale_at = now + (longest if ttl is None else min(ttl, longest))
         if entry.__class__ is LastingEntry:
             entry.stale_at = stale_at

@@ -76,7 +76,7 @@ class HotKeys(Plugin):
         self._place: Place | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._restored = 0
+        self._restored = self._lost = 0
         heal_after_fork(self)
 
     def start(self, cache: Cache) -> None:
@@ -101,7 +101,11 @@ class HotKeys(Plugin):
         self._cache = self._thread = self._place = None
 
     def measures(self) -> Mapping[str, float]:
-        return {"hot_keys.remembered": len(self._ratings), "hot_keys.restored": self._restored}
+        return {
+            "hot_keys.remembered": len(self._ratings),
+            "hot_keys.restored": self._restored,  # keys that are in L1 since
+            "hot_keys.lost": self._lost,  # keys that could not be brought back
+        }
 
     def after_fork(self) -> None:
         """Begin anew in a forked child, whose L1 is empty."""
@@ -150,6 +154,8 @@ class HotKeys(Plugin):
 
     def _bring_back(self, cache: Cache, hot: list[HotKey]) -> None:
         """Bring back keys as their functions are decorated: that comes after the cache is made."""
+        memory = cache.memory
+        assert memory is not None
         until = time.monotonic() + PATIENCE
         while hot and time.monotonic() < until:
             names = {"", *cache.function_names()}
@@ -157,6 +163,9 @@ class HotKeys(Plugin):
             hot = [each for each in hot if each.function not in names]
             if ready and not self._finish(cache.start_rewarming(ready, self._concurrency)):
                 return
+            restored = sum(each.key in memory for each in ready)
+            self._restored += restored
+            self._lost += len(ready) - restored
             if hot and self._stopping.wait(POLL_SECONDS):
                 return
 
@@ -165,7 +174,6 @@ class HotKeys(Plugin):
         while not warmup.wait(POLL_SECONDS):
             if self._stopping.is_set():
                 warmup.stop()
-        self._restored += warmup.report.total - warmup.report.failed
         return not self._stopping.is_set()
 
     def _recall(self, cache: Cache) -> list[HotKey]:

@@ -139,6 +139,26 @@ class TestWarmup:
         cache.close()
 
 
+class TestThreads:
+    """Where threads cannot be had."""
+
+    def test_too_few_threads_leave_none_behind(self, cache, monkeypatch):
+        """The error reaches the caller, and those that were started end."""
+        cache.warmer(cache.cached("n:{i}")(lambda i: i))(lambda: range(100))
+        started, start = [], threading.Thread.start
+
+        def few(thread):
+            if len(started) == 2:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", few)
+        with pytest.raises(RuntimeError, match="can't start"):
+            cache.warm(concurrency=4)
+        assert [thread.is_alive() for thread in started] == [False, False]
+
+
 class TestReading:
     """How sources are read."""
 

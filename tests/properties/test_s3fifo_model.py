@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tiercache import S3FIFO
 from tiercache.entry import make_entry
-from tiercache.tiers._ghost import Ghost, Left
+from tiercache.tiers._ghost import FROM_MAIN, FROM_SMALL, OTHERWISE, Ghost
 
 KEYS = st.integers(0, 14).map(str)
 
@@ -57,7 +57,7 @@ class Model:
 
     def remove(self, item: Item) -> None:
         if item in self.main:
-            self.ghost.note(item.key, Left.OTHERWISE, len(self.items()))
+            self.ghost.note(item.key, OTHERWISE, len(self.items()))
         self._take_out(item)
 
     def put(self, key: str, value: int) -> None:
@@ -69,25 +69,23 @@ class Model:
         while self.weight() + item.weight > self.maxsize:
             self.evict()
         left = self.ghost.recall(key)
-        self.resize({Left.FROM_SMALL: 1, Left.FROM_MAIN: -3}.get(left, 0))
-        if left in {Left.FROM_SMALL, Left.OTHERWISE}:
+        self.resize({FROM_SMALL: 1, FROM_MAIN: -3}.get(left, 0))
+        if left in {FROM_SMALL, OTHERWISE}:
             self.main.append(item)
             return
-        while len(self.young) >= max(1.0, 0.3 * self.target * self.density()):
+        while self.young and len(self.young) >= max(1.0, 0.3 * self.target) / self.mean_weight():
             self.age()
         has_room = self.weight() + item.weight < self.maxsize
         self.young.append(item)
         while has_room and self.old and self.small_weight() > self.target:
             self.promote(self.old[0])
 
-    def density(self) -> float:
-        return len(self.items()) / self.weight() if self.weighs and self.items() else 1.0
+    def mean_weight(self) -> float:
+        return self.weight() / len(self.items()) if self.weighs and self.items() else 1.0
 
     def resize(self, entries: int) -> None:
-        if entries:
-            target = self.target + entries / self.density()
-            target = max(1.0, 0.1 * self.maxsize, target)
-            self.target = min(max(1.0, 0.9 * self.maxsize), target)
+        target = max(1.0, 0.1 * self.maxsize, self.target + entries * self.mean_weight())
+        self.target = min(max(1.0, 0.9 * self.maxsize), target)
 
     def small_weight(self) -> int:
         return sum(item.weight for item in (*self.young, *self.old))
@@ -114,7 +112,7 @@ class Model:
             self.promote(self.old[0])
         while self.main[0].count:
             self.recycle()
-        self.let_go(self.main[0], Left.FROM_MAIN)
+        self.let_go(self.main[0], FROM_MAIN)
 
     def evict_cold(self, item: Item) -> None:
         self.cold += 1
@@ -122,17 +120,17 @@ class Model:
             if not self.main[0].count:
                 rival = self.main[0]
                 self.promote(item)
-                self.let_go(rival, Left.FROM_MAIN)
+                self.let_go(rival, FROM_MAIN)
                 return
             self.recycle()
-        self.let_go(item, Left.FROM_SMALL)
+        self.let_go(item, FROM_SMALL)
 
     def recycle(self) -> None:
         item = self.main.pop(0)
         item.count -= 1
         self.main.append(item)
 
-    def let_go(self, item: Item, left: Left) -> None:
+    def let_go(self, item: Item, left: int) -> None:
         self.ghost.note(item.key, left, len(self.items()))
         self._take_out(item)
 

@@ -112,7 +112,7 @@ def test_a_killed_redis_loses_nothing_that_it_has_written_down(tmp_path):
 
 
 def test_a_worker_that_thaws_does_no_harm(address, tmp_path):
-    """Frozen in the writer past its claim, thawed when others have gone on: the newest row stays."""
+    """Frozen in the writer past its claim, thawed when others have gone on: the newest stays."""
     table = str(tmp_path / "table.db")
     database = Database(table)
     frozen = Process("hold", address, table, {**OPTIONS, "max_delay": "1ms"})

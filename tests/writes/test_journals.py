@@ -342,7 +342,7 @@ def test_a_journal_of_another_format_is_left_alone(shared, server, tmp_path):
 
 def _set_format(place, server, tmp_path, text: str) -> None:
     if place.kind == "redis":
-        server.command("HSET", "tc:{users}:writes:w:meta", "format", text)
+        server.command("HSET", "tc:{users}:writes:w:state", "format", text)
         return
     import sqlite3
     from contextlib import closing

@@ -105,7 +105,7 @@ def test_a_failed_batch_is_tried_again(place, table):
 
 
 def test_a_poison_operation_does_not_stop_others(place, table):
-    """It is isolated, and becomes a dead letter after max_attempts; those of its batch are written."""
+    """It becomes a dead letter after max_attempts; those of its batch are written."""
     table.broken = {3}
     behind = place.behind(table.write, max_delay="1h", max_attempts=3)
     for number in range(10):
@@ -118,6 +118,23 @@ def test_a_poison_operation_does_not_stop_others(place, table):
     assert letter.error == "OSError: cannot write this"
     stats = behind.stats()
     assert (stats.dead, stats.buried, stats.written) == (1, 1, 9)
+
+
+def test_what_has_failed_alone_is_tried_alone(place, table):
+    """It is not in a batch again, which would fail with it."""
+    table.broken = {3}
+    calls = []
+
+    def writer(operations):
+        calls.append({each.item for each in operations})
+        table.write(operations)
+
+    behind = place.behind(writer, max_delay="1h", max_attempts=5)
+    for number in range(5):
+        behind.put(number, number)
+    assert behind.flush() == 0
+    assert sum(3 in call for call in calls) == 6  # with the batch, and five times alone
+    assert sum(call == {3} for call in calls) == 5
 
 
 def test_what_was_given_up_is_not_served(place, table):

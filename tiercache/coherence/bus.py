@@ -48,6 +48,9 @@ __all__ = ["Bus", "Listener"]
 PATIENCE = 1.0  # seconds that a read waits for messages; each answer, even none, is contact
 LEAST_PATIENCE = 0.05
 WATCH_SHARE = 0.1  # of blind_ttl, between looks at when there was contact last
+#: A process that writes a lot hears its own messages a few at a time: woken for each, its bus's
+#: thread would take more of the interpreter than the writes themselves.
+ECHO_SECONDS = 0.002
 _CHANGES = (Kind.DELETE, Kind.SET, Kind.EXPIRE, Kind.TAGS, Kind.CLEAR)
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5  # seconds between attempts to read while cut off
 
@@ -304,6 +307,8 @@ class _Reader:
         self._bus = weakref.ref(bus, self._bus_is_gone)
         self._breaker = bus.breaker
         self._blind_ttl = bus.blind_ttl
+        self._origin = bus._origin  # noqa: SLF001 - our own
+        self._is_echo = False  # whether all that was read last was this process's own
         self._tail: Tail = namespace.tail(position)
         self.covered = covered  # monotonic time up to which the log has been read
         self._owes_gap = False  # what was read could not be done as it should
@@ -353,6 +358,7 @@ class _Reader:
         except Exception as error:
             self.error = error  # if it is a bug of ours, going blind is the safe answer
             return None
+        self._is_echo = bool(messages) and all(each.origin == self._origin for each in messages)
         return lambda bus: bus.apply(messages)
 
     def _step(self, do: Callable[[Bus], None] | None, asked: float) -> None:
@@ -367,6 +373,9 @@ class _Reader:
             do(bus)
             self.covered, self._pause = asked, FIRST_PAUSE
             bus.contact()
+            del bus
+            if self._is_echo:
+                self._stopped.wait(ECHO_SECONDS)
             return
         bus.check(self, time.monotonic())
         del bus

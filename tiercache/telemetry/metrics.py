@@ -15,7 +15,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
@@ -37,6 +37,9 @@ class Reported(Protocol):
 
     def stats(self) -> Any:
         """Return what it has counted."""
+
+    def writers(self) -> Sequence[Any]:
+        """Return its writers behind."""
 
 
 def _hits(stats: Any) -> Iterator[Shown]:
@@ -72,6 +75,16 @@ _COUNTERS: tuple[tuple[str, str, str, Callable[[Any], Iterator[Shown]]], ...] = 
     (names.STALE_SERVED, "Calls answered by a stale value", "{call}", _plain("stale_served")),
     (names.ABSENTS, "Calls that a guard answered", "{call}", _plain("absent")),
 )
+#: Of writers behind: name, description, unit, and the field of their stats.
+_WRITER_GAUGES = (
+    (names.WRITE_BEHIND_DEPTH, "Keys, or operations, that wait to be written", "1", "depth"),
+    (names.WRITE_BEHIND_LAG, "Age of the oldest of them", "s", "lag_seconds"),
+    (names.WRITE_BEHIND_DEAD, "Operations that were given up", "{operation}", "dead"),
+)
+_WRITER_COUNTERS = (
+    (names.WRITE_BEHIND_WRITTEN, "Operations written", "{operation}", "written"),
+    (names.WRITE_BEHIND_RETRIES, "Operations put off", "{operation}", "retries"),
+)
 _entries, _weight = _plain("entries"), _plain("weight")
 
 
@@ -89,6 +102,10 @@ class Instruments:
         gauge = meter.create_observable_gauge
         gauge(names.ENTRIES, [self._observe_entries], "{entry}", "Entries in L1")
         gauge(names.WEIGHT, [self._callback(_weight)], "1", "Weight of the entries in L1")
+        for name, about, unit, field in _WRITER_GAUGES:
+            gauge(name, [self._writers(field)], unit, about)
+        for name, about, unit, field in _WRITER_COUNTERS:
+            meter.create_observable_counter(name, [self._writers(field)], unit, about)
         self.load_duration: Histogram = meter.create_histogram(
             names.LOAD_DURATION,
             "s",
@@ -143,6 +160,18 @@ class Instruments:
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             return self._observe(lambda cache: show(cache.stats()))
+
+        return observe
+
+    def _writers(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def of(cache: Reported) -> Iterator[Shown]:
+            for writer in cache.writers():
+                value = getattr(writer.stats(), field)
+                if value is not None:  # its journal is out of reach
+                    yield {names.WRITER: writer.name}, value
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return self._observe(of)
 
         return observe
 

@@ -36,6 +36,8 @@ BREAKER_STATE: Final = "tiercache.breaker.state"
 GUARD: Final = "tiercache.guard"  # which plugin has ruled the key out
 OPERATION: Final = "tiercache.operation"  # of an invalidation
 MESSAGES: Final = "tiercache.messages"  # how many the bus applied
+WRITER: Final = "tiercache.writer"  # the name of a write-behind
+OPERATIONS: Final = "tiercache.operations"  # how many were handed to a writer
 NOTE: Final = "tiercache."  # before what plugins put in ``load.notes``
 
 # Values of the outcome
@@ -68,6 +70,11 @@ STALE_SERVED: Final = "tiercache.stale.served"
 ABSENTS: Final = "tiercache.absent"
 ENTRIES: Final = "tiercache.entries"
 WEIGHT: Final = "tiercache.weight"
+WRITE_BEHIND_DEPTH: Final = "tiercache.write_behind.depth"
+WRITE_BEHIND_LAG: Final = "tiercache.write_behind.lag"  # s
+WRITE_BEHIND_DEAD: Final = "tiercache.write_behind.dead"
+WRITE_BEHIND_WRITTEN: Final = "tiercache.write_behind.written"
+WRITE_BEHIND_RETRIES: Final = "tiercache.write_behind.retries"
 PLUGIN: Final = "tiercache.plugin."  # before what ``Plugin.measures()`` names
 LOAD_DURATION: Final = "tiercache.load.duration"  # s
 SERVED_AGE: Final = "tiercache.served.age"  # s

@@ -12,6 +12,7 @@ Imported late: here, and in metrics.py, is the engine's only import of OpenTelem
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any, Final, Protocol, Self
@@ -23,6 +24,7 @@ from opentelemetry.trace import (
     SpanContext,
     Status,
     StatusCode,
+    TraceFlags,
     Tracer,
     get_current_span,
     set_span_in_context,
@@ -42,6 +44,9 @@ _STORE: Final = {
     "fill": names.L2_SET,
 }
 _OF_MANY: Final = frozenset({"read_many", "write_many", "fill"})
+MOST_LINKS: Final = 128  # of a flush: as many as an SDK keeps
+_MARK: Final = struct.Struct(">QQQB")  # trace, span, flags
+_LOW: Final = (1 << 64) - 1
 _PLAIN: Final = (bool, int, float, str)  # what an attribute may be
 
 
@@ -130,6 +135,21 @@ class Apart(Current):
     def __enter__(self) -> Self:
         links = None if self.cause is None else [Link(self.cause)]
         self.span = self._tracer.start_span(self._name, attributes=self._attributes, links=links)
+        self._token = attach(set_span_in_context(self.span))
+        return self
+
+
+class Linked(Current):
+    """``tiercache.write_behind.flush``: linked to the puts that it writes, wherever they were made."""
+
+    __slots__ = ("links",)
+
+    links: Sequence[Link]
+
+    def __enter__(self) -> Self:
+        self.span = self._tracer.start_span(
+            self._name, attributes=self._attributes, links=self.links
+        )
         self._token = attach(set_span_in_context(self.span))
         return self
 
@@ -297,6 +317,29 @@ class Spans:
         attributes = {**self._common, names.MESSAGES: count}
         return Recorded(self._tracer, names.BUS_APPLY, attributes)
 
+    def put_behind(self, writer: str, key: str) -> Step:
+        """Begin to accept a write."""
+        if _is_sampled_out():
+            return NO_STEP
+        attributes = {**self._of("", key), names.WRITER: writer}
+        return Current(self._tracer, names.WRITE_BEHIND_PUT, attributes)
+
+    def flush_behind(self, writer: str, count: int, marks: Sequence[bytes]) -> Step:
+        """Begin to hand so many operations to a writer; marks are of the spans of their puts."""
+        attributes = {**self._common, names.WRITER: writer, names.OPERATIONS: count}
+        step = Linked(self._tracer, names.WRITE_BEHIND_FLUSH, attributes)
+        step.links = [Link(_context_of(mark)) for mark in marks[:MOST_LINKS]]
+        return step
+
+    def mark(self) -> bytes:
+        """Return what links to the current span from another process; b"" if there is none."""
+        context = get_current_span().get_span_context()
+        if not context.is_valid:
+            return b""
+        return _MARK.pack(
+            context.trace_id >> 64, context.trace_id & _LOW, context.span_id, context.trace_flags
+        )
+
     # What is added to the current span: that of the call, where it is recorded
 
     def current(self) -> SpanContext | None:
@@ -329,6 +372,11 @@ class Spans:
             return NO_STEP
         counted = {**attributes, names.KEYS: count} if count else attributes
         return kind(self._tracer, name, counted)
+
+
+def _context_of(mark: bytes) -> SpanContext:
+    high, low, span_id, flags = _MARK.unpack(mark)
+    return SpanContext(high << 64 | low, span_id, is_remote=True, trace_flags=TraceFlags(flags))
 
 
 def _is_sampled_out() -> bool:

@@ -11,6 +11,7 @@ what they share (generation, tokens, log), and the steps follow one another.
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -248,7 +249,8 @@ class EntryPlans:
 
     def entry_args(self, kind: Kind, item: Item | None) -> list[bytes]:
         """Return what journal_put.lua needs to know of an entry, its payload apart."""
-        fresh, tags = secrets.token_bytes(wire.TOKEN_BYTES), () if item is None else item.tags
+        tags = () if item is None else item.tags
+        fresh = random.randbytes(wire.TOKEN_BYTES)  # noqa: S311 - unique, not secret
         life = b"" if item is None else wire.life_arg(item.ttl)
         header = b"" if item is None else wire.header(item.ttl, self.clock, tagged=bool(tags))
         told = kind.encode(), life, header, *self._log_args, fresh

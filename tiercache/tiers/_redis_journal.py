@@ -38,10 +38,7 @@ if TYPE_CHECKING:
     from tiercache.tiers._redis_entry_plans import Plan
     from tiercache.tiers._redis_namespace import RedisNamespace
 
-_PARTS: Final = (
-    *("meta", "newest", "dirty", "queue", "later", "attempts"),
-    *("backlog", "dead", "graves"),
-)
+_PARTS: Final = (*("state", "dirty", "queue", "later", "attempts", "backlog", "dead", "graves"),)
 _KINDS: Final = {b"c": OpKind.CREATE, b"u": OpKind.UPDATE, b"d": OpKind.DELETE}
 _CODES: Final = {kind: code for code, kind in _KINDS.items()}
 _HEAD_BYTES: Final = 18  # of a record: its kind, whether the row exists, its version
@@ -70,6 +67,7 @@ class JournalPlans:
             *(self._format, b"%d" % most, self._keeps_all, _YES if draft.deletes else _NO),
             *(_YES if draft.exists else _NO, wire.encode(draft.key)),
             *(draft.body[: len(draft.body) - len(payload)], payload),
+            b"%d" % (plans.clock.now_ms() * 1000),
         ]
         if change is None:
             (reply,) = yield from run_all([Run("journal_put", self._names, args)])
@@ -112,24 +110,24 @@ class JournalPlans:
 
     def pending(self, keys: Sequence[str]) -> Plan[list[Record | None]]:
         """Return the newest operation of each key that is not written yet."""
-        newest = self._names[1]
-        command = wire.pack(b"HMGET", newest, *map(wire.encode, keys))
-        (reply,) = yield [Command(newest, command)]
+        state = self._names[0]
+        command = wire.pack(b"HMGET", state, *(b"k" + wire.encode(key) for key in keys))
+        (reply,) = yield [Command(state, command)]
         records = self._list(reply, "pending")
         return [None if raw is None else _record(raw) for raw in records]
 
     def level(self) -> Plan[Level]:
         """Return how full it is."""
-        meta, _, dirty, queue, later, _, backlog, dead, _ = self._names
+        state, dirty, queue, later, _, backlog, dead, _ = self._names
         asked = [
-            (meta, wire.pack(b"HGET", meta, b"last")),
+            (state, wire.pack(b"HGET", state, b"last")),
             (dirty, wire.pack(b"ZRANGE", dirty, b"0", b"0", b"WITHSCORES")),
             (dirty, wire.pack(b"ZCARD", backlog if self._keeps_all else dirty)),
             (queue, wire.pack(b"XLEN", queue)),
             (queue, wire.pack(b"XPENDING", queue, b"writers")),
             (later, wire.pack(b"ZCARD", later)),
             (dead, wire.pack(b"XLEN", dead)),
-            (meta, wire.TIME),
+            (state, wire.TIME),
         ]
         replies = yield [Command(key, data) for key, data in asked]
         last, first, depth, _, held, put_off, buried, time = replies
@@ -198,7 +196,7 @@ class JournalPlans:
 
     def dead(self, most: int) -> Plan[Sequence[Buried]]:
         """Return the oldest dead letters."""
-        name = self._names[7]
+        name = self._names[6]
         command = wire.pack(b"XRANGE", name, b"-", b"+", b"COUNT", b"%d" % most)
         (reply,) = yield [Command(name, command)]
         return [_buried(raw) for raw in self._list(reply, "dead")]

@@ -45,7 +45,7 @@ from collections.abc import Callable
 
 from tiercache.entry import Entry, RemovalCause
 
-from ._ghost import Ghost, Left
+from ._ghost import FROM_MAIN, FROM_SMALL, OTHERWISE, Ghost
 from ._memory import DEAD_ALLOWANCE, Memory
 
 SMALLEST, LARGEST = 0.1, 0.9  # share of maxsize for the small queue
@@ -100,7 +100,9 @@ class S3FIFO(Memory):
         self._main = _Queue()
         self._small: set[str] = set()  # keys of the entries that stand in _young or _old
         self._small_weight: float = 0
-        self._target = max(1.0, SMALLEST * self.maxsize)  # weight of the small queue
+        self._target = 0.0  # weight of the small queue
+        self._most_young = 0.0  # weight of the young entries
+        self._resize_small(0)
         self._ghost = Ghost(GHOST)
         self._cold = 0  # entries that the small queue would have evicted
         self._dead_places = 0
@@ -110,20 +112,22 @@ class S3FIFO(Memory):
 
     def _insert(self, entry: Entry, weight: float) -> None:
         left = self._ghost.recall(entry.key)
-        if left is Left.FROM_SMALL:
+        if left == FROM_SMALL:
             self._resize_small(GROW)
-        elif left is Left.FROM_MAIN:
+        elif left == FROM_MAIN:
             self._resize_small(-SHRINK)
-        if left is Left.FROM_SMALL or left is Left.OTHERWISE:
+        if left in {FROM_SMALL, OTHERWISE}:
             self._main.push(entry, entry.hits)
         else:
             self._insert_young(entry, weight)
 
     def _insert_young(self, entry: Entry, weight: float) -> None:
         # Not in the table yet, it would be taken for dead if it aged at once.
-        while len(self._young) >= self._most_young:
+        most = self._most_young if self._weigh is None else self._most_young / self._mean_weight
+        young = self._young
+        while young and len(young) >= most:
             self._age()
-        self._young.append(entry)
+        young.append(entry)
         self._small.add(entry.key)
         self._small_weight += weight
         if self._weight + weight < self.maxsize:  # nothing has to leave
@@ -131,20 +135,15 @@ class S3FIFO(Memory):
                 self._promote_oldest()
 
     @property
-    def _most_young(self) -> float:
-        """How many entries may be young."""
-        return max(1.0, YOUNG * self._target * self._entries_per_weight)
-
-    @property
-    def _entries_per_weight(self) -> float:
+    def _mean_weight(self) -> float:
         if self._weigh is None or not self._weight:
             return 1.0
-        return len(self.table) / self._weight
+        return self._weight / len(self.table)
 
     def _resize_small(self, entries: int) -> None:
-        target = self._target + entries / self._entries_per_weight
-        most = max(1.0, LARGEST * self.maxsize)
-        self._target = min(most, max(1.0, SMALLEST * self.maxsize, target))
+        target = max(1.0, SMALLEST * self.maxsize, self._target + entries * self._mean_weight)
+        self._target = min(max(1.0, LARGEST * self.maxsize), target)
+        self._most_young = max(1.0, YOUNG * self._target)
 
     def _evict(self) -> Entry:
         while self._small and self._weight - self._small_weight <= self.maxsize - self._target:
@@ -161,9 +160,9 @@ class S3FIFO(Memory):
             rival = self._challenge()
             if rival is not None:
                 self._promote(entry)
-                return self._let_go(rival, Left.FROM_MAIN)
+                return self._let_go(rival, FROM_MAIN)
         self._leave_small(entry)
-        return self._let_go(entry, Left.FROM_SMALL)
+        return self._let_go(entry, FROM_SMALL)
 
     def _challenge(self) -> Entry | None:
         """Return the head of the main queue, taken out, if it has no hits left."""
@@ -181,12 +180,12 @@ class S3FIFO(Memory):
         while (head := self._pop_main()) is not None:
             entry, count = head
             if not count or not patience:
-                return self._let_go(entry, Left.FROM_MAIN)
+                return self._let_go(entry, FROM_MAIN)
             patience -= 1
             self._main.push(entry, entry.hits - count + 1)
         raise AssertionError("nothing to evict")  # pragma: no cover - never of an empty table
 
-    def _let_go(self, entry: Entry, left: Left) -> Entry:
+    def _let_go(self, entry: Entry, left: int) -> Entry:
         self._ghost.note(entry.key, left, len(self.table))
         self._drop(entry, RemovalCause.SIZE)
         return entry
@@ -240,7 +239,7 @@ class S3FIFO(Memory):
             self._small.remove(entry.key)
             self._small_weight -= weight
         else:
-            self._ghost.note(entry.key, Left.OTHERWISE, len(self.table) + 1)
+            self._ghost.note(entry.key, OTHERWISE, len(self.table) + 1)
         self._dead_places += 1
         if self._dead_places > len(self.table) + DEAD_ALLOWANCE:
             self._young = deque(filter(self._stands, self._young))

@@ -13,7 +13,6 @@ from tiercache.options import Tags
 from tiercache.spec import Spec
 from tiercache.ttl import TTL, Duration
 
-from .drivers import warm_blocking
 from .hot import HotKey, hottest, name_of, sources_of
 from .progress import progress_of
 from .run import ERRORS_IN_A_ROW, STOPPED, Limits, Run, WarmReport
@@ -270,6 +269,8 @@ class Warming:
         return self._reported(run)
 
     def _warm_one(self, run: Run, source: Source, show: Callable[[], None]) -> None:
+        from .drivers import warm_blocking
+
         if source.is_async:
             _in_a_loop(self._cache, source, run, show)
         else:
@@ -279,6 +280,7 @@ class Warming:
         self, run: Run, sources: Sequence[Source], *, progress: bool | None
     ) -> WarmReport:
         from .async_driver import in_a_thread, warm_async
+        from .drivers import warm_blocking
 
         with progress_of(run, self.name, wanted=progress) as shown:
             try:

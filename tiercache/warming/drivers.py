@@ -65,11 +65,11 @@ class _Crew:
             )
             for _ in range(count)
         ]
-        for thread in self._threads:
-            thread.start()
 
     def feed(self, jobs: Iterator[Job]) -> None:
         carrier, run = self._carrier, self._run
+        for thread in self._threads:
+            thread.start()
         while not run.is_stopping and not carrier.is_pointless():
             chunk = read_some(jobs, carrier.size)
             if not chunk:
@@ -87,7 +87,8 @@ class _Crew:
         for _ in self._threads:
             self._put(None)
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # else there was none to be had, and the run is stopped
+                thread.join()
 
     def _work(self) -> None:
         while not self._run.is_stopping:

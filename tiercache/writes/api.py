@@ -103,6 +103,10 @@ class Behind:
         self._behinds.append(behind)
         return behind
 
+    def writers(self) -> tuple[WriteBehind, ...]:
+        """Return what ``write_behind`` has returned, and was not closed with the cache."""
+        return tuple(self._behinds)
+
     def close_writers(self) -> None:
         """Write what is pending, and end the workers."""
         while self._behinds:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tiercache.errors import CacheError, ConfigurationError, JournalFull, StoreError
 from tiercache.runtime import run
+from tiercache.telemetry import NO_STEP, Step
 from tiercache.tiers.journal import Accepted, Journal, JournalMismatch, Level
 from tiercache.tiers.store import Kind
 from tiercache.ttl import Duration, seconds
@@ -20,6 +21,7 @@ from tiercache.writes.overlay import Layer, Overlay
 from tiercache.writes.worker import Counts, Rules, Worker, Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from tiercache.cache import Cache
@@ -104,7 +106,7 @@ class WriteBehind(DeadLetters):
         )
         return Worker(
             *(self.journal, self._codec, self._writer, rules, self._bell, self._counts),
-            *(self._tell, self.withdraw),
+            *(self._tell, self.withdraw, self._flushing),
         )
 
     # Writing
@@ -124,26 +126,38 @@ class WriteBehind(DeadLetters):
             EncodeError: If the value has no bytes. Nothing has changed.
             UncacheableArguments: If the item does not fit the template.
         """
-        write = self._entering.put(self.key.key(item), item, value)
-        return run(self._write(self._cache.blocking, write))
+        key = self.key.key(item)
+        with self._step(key):
+            write = self._entering.put(key, item, value)
+            return run(self._write(self._cache.blocking, write))
 
     async def aput(self, item: Any, value: Any) -> int:
         """Do what ``put`` does, awaited."""
-        write = self._entering.put(self.key.key(item), item, value)
-        return await self._write(self._cache.asyncio, write)
+        key = self.key.key(item)
+        with self._step(key):
+            write = self._entering.put(key, item, value)
+            return await self._write(self._cache.asyncio, write)
 
     def delete(self, item: Any) -> int:
         """Accept that a key's row is to be deleted; return the operation's version.
 
         As of ``put``; until the row is gone the key reads as ``deleted``.
         """
-        write = self._entering.delete(self.key.key(item), item)
-        return run(self._write(self._cache.blocking, write))
+        key = self.key.key(item)
+        with self._step(key):
+            write = self._entering.delete(key, item)
+            return run(self._write(self._cache.blocking, write))
 
     async def adelete(self, item: Any) -> int:
         """Do what ``delete`` does, awaited."""
-        write = self._entering.delete(self.key.key(item), item)
-        return await self._write(self._cache.asyncio, write)
+        key = self.key.key(item)
+        with self._step(key):
+            write = self._entering.delete(key, item)
+            return await self._write(self._cache.asyncio, write)
+
+    def _step(self, key: str) -> Step:
+        spans = self._cache.flow.telemetry.notice()
+        return NO_STEP if spans is None else spans.put_behind(self.name, key)
 
     async def _write(self, port: Port, write: Write) -> int:
         if self._is_closed:
@@ -285,6 +299,10 @@ class WriteBehind(DeadLetters):
     def withdraw(self, key: str) -> None:
         """Have the tiers forget a value that is not to be written, or not yet."""
         run(self._writing.delete(self._cache.blocking, [key]))
+
+    def _flushing(self, count: int, marks: Sequence[bytes]) -> Step:
+        spans = self._cache.flow.telemetry.notice()
+        return NO_STEP if spans is None else spans.flush_behind(self.name, count, marks)
 
     def _tell(self) -> None:
         self._cache.flow.waits.tell([self._news], Kind.NEWS)

@@ -53,7 +53,7 @@ class Entering:
         life = flow.lives.of(self._spec, key, value)
         kept = life or Life(None)
         payload = flow.codec.encode(key, value, stale_for=kept.keep, record=kept.record)
-        draft = Draft(key, False, new_head(flow.codec, key, item) + payload, self._exists(key))
+        draft = Draft(key, False, self._head(key, item) + payload, self._exists(key))
         if life is None:  # not to be kept: what stands there is outdated all the same
             return Write(draft, self._change(Change(Kind.DELETE)))
         change = self._change(Change(Kind.SET, Item(key, payload, life.ends_after, life.tags)))
@@ -61,8 +61,12 @@ class Entering:
 
     def delete(self, key: str, item: Any) -> Write:
         """Return the write that removes a key's row."""
-        head = new_head(self._flow.codec, key, item)
-        return Write(Draft(key, True, head, self._exists(key)), self._change(Change(Kind.DELETE)))
+        draft = Draft(key, True, self._head(key, item), self._exists(key))
+        return Write(draft, self._change(Change(Kind.DELETE)))
+
+    def _head(self, key: str, item: Any) -> bytes:
+        spans = self._flow.telemetry.spans
+        return new_head(self._flow.codec, key, item, b"" if spans is None else spans.mark())
 
     def _exists(self, key: str) -> bool:
         found = self._flow.usable(key)

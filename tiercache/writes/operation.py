@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tiercache.codec import Codec
 
 _ID_BYTES: Final = 10
-_ITEM_SIZE: Final = struct.Struct(">I")
-_HEAD_BYTES: Final = _ID_BYTES + _ITEM_SIZE.size
+_SIZES: Final = struct.Struct(">BI")  # of the mark, of the item
+_HEAD_BYTES: Final = _ID_BYTES + _SIZES.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,22 @@ class DeadLetter:
     error: str  # the last one, its class first
 
 
-def new_head(codec: Codec, key: str, item: Any) -> bytes:
-    """Return the beginning of an operation's body: a new id, and the item.
+def new_head(codec: Codec, key: str, item: Any, mark: bytes = b"") -> bytes:
+    """Return the beginning of an operation's body: a new id, the mark of a span, and the item.
 
     Raises:
         EncodeError: If the item has no bytes.
     """
     packed = _packed_plainly(item) or codec.encode(key, item)
-    return os.urandom(_ID_BYTES) + _ITEM_SIZE.pack(len(packed)) + packed
+    number = random.randbytes(_ID_BYTES)  # noqa: S311 - unique, not secret; no system call
+    return number + _SIZES.pack(len(mark), len(packed)) + mark + packed
 
 
 def _packed_plainly(item: Any) -> bytes:
-    """Return the bytes of what most items are, a number or a text; b"" for all else."""
+    """Return the bytes of what most items are, a number or a text; b"" for all else.
+
+    No payload of the codec begins with one of these letters: its first byte is above 127.
+    """
     if item.__class__ is int:
         return b"i%d" % item
     if item.__class__ is str:
@@ -73,8 +77,14 @@ def _item_of(codec: Codec, key: str, packed: bytes) -> Any:
 
 def payload_of(record: Record) -> bytes:
     """Return the bytes of an operation's value; b"" for a delete."""
-    (size,) = _ITEM_SIZE.unpack_from(record.body, _ID_BYTES)
-    return record.body[_HEAD_BYTES + size :]
+    mark_size, item_size = _SIZES.unpack_from(record.body, _ID_BYTES)
+    return record.body[_HEAD_BYTES + mark_size + item_size :]
+
+
+def mark_of(record: Record) -> bytes:
+    """Return the mark of the span that an operation was accepted in; b"" if there was none."""
+    mark_size, _ = _SIZES.unpack_from(record.body, _ID_BYTES)
+    return record.body[_HEAD_BYTES : _HEAD_BYTES + mark_size]
 
 
 def operation_of(codec: Codec, key: str, record: Record) -> Operation:
@@ -83,8 +93,9 @@ def operation_of(codec: Codec, key: str, record: Record) -> Operation:
     Raises:
         DecodeError: If its value is of a class that this process does not know.
     """
-    packed, payload = record.body[_HEAD_BYTES:], payload_of(record)
-    item = _item_of(codec, key, packed[: len(packed) - len(payload)])
+    payload = payload_of(record)
+    begin = _HEAD_BYTES + len(mark_of(record))
+    item = _item_of(codec, key, record.body[begin : len(record.body) - len(payload)])
     value = codec.decode(key, payload).value if payload else None
     number = record.body[:_ID_BYTES].hex()
     return Operation(number, record.kind, key, item, value, record.version)

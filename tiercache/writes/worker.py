@@ -1,7 +1,8 @@
 """The thread that takes operations from a journal and hands them to the user's writer.
 
 A batch is acknowledged only after the writer has returned. If it raises, its operations are tried
-one by one, so that one that always fails does not keep others from being written; but after
+one by one, so that one that always fails does not keep others from being written; and what has
+failed alone is tried alone from then on. But after
 ``ENOUGH_FAILURES`` in a row without a success it is the database that is at fault, and the rest of
 the batch is put off untried. Only an attempt alone counts towards ``max_attempts``.
 
@@ -30,12 +31,13 @@ from tiercache.errors import CacheError, StoreError, WriteFailed
 from tiercache.tiers.journal import Burial, Journal, JournalMismatch, Retry, Ticket
 from tiercache.writes.backoff import Backoff
 from tiercache.writes.bell import Bell
-from tiercache.writes.operation import Operation, operation_of
+from tiercache.writes.operation import Operation, mark_of, operation_of
 
 if TYPE_CHECKING:
     import asyncio
 
     from tiercache.codec import Codec
+    from tiercache.telemetry import Step
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ class Worker:
         told: Called when something was written or given up.
         withdrawn: Called with the key of an operation that was given up, if nothing newer of it is
             pending.
+        flushing: Returns the span of a call of the writer, for how many operations, and the marks
+            of the spans in which they were accepted.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Worker:
         counts: Counts,
         told: Callable[[], None],
         withdrawn: Callable[[str], None],
+        flushing: Callable[[int, Sequence[bytes]], Step],
     ) -> None:
         self.name = secrets.token_hex(8)
         self._journal = journal
@@ -112,6 +117,7 @@ class Worker:
         self._counts = counts
         self._told = told
         self._withdrawn = withdrawn
+        self._flushing = flushing
         self._runner: asyncio.Runner | None = None  # of an asyncio writer
         self._claimed_at = 0.0  # monotonic time of the last take
         self._is_in_trouble = False
@@ -164,11 +170,14 @@ class Worker:
     # A batch
 
     def _write(self, tickets: Sequence[Ticket]) -> None:
-        fine = [ticket for ticket in tickets if not ticket.is_suspect]
-        for some in _batches(fine, self._rules.max_batch):
-            if not self._give_back_if_late(some) and not self._try(some):
+        alone = [ticket for ticket in tickets if ticket.is_suspect or ticket.attempts]
+        fresh = [ticket for ticket in tickets if not (ticket.is_suspect or ticket.attempts)]
+        for some in _batches(fresh, self._rules.max_batch):
+            if self._give_back_if_late(some):
+                continue
+            if (len(some) == 1 and len(some[0].records) == 1) or not self._try(some):
                 self._write_singly(some)
-        self._write_singly([ticket for ticket in tickets if ticket.is_suspect])
+        self._write_singly(alone)
 
     def _write_singly(self, tickets: Sequence[Ticket]) -> None:
         """Write the first operation of each ticket by itself; the rest gets another ticket."""
@@ -203,13 +212,12 @@ class Worker:
     def _try(self, tickets: Sequence[Ticket]) -> bool:
         """Hand over tickets as one batch; False if it was not written."""
         try:
-            operations = [self._operation(ticket, each) for ticket in tickets for each in ticket[2]]
-            self._call(operations)
+            count = self._hand_over(tickets)
         except Exception as error:
             kind = type(error).__name__  # what it says may name keys and values
             log.info("%d operations could not be written together: %s", len(tickets), kind)
             return False
-        self._acknowledge(tickets, len(operations))
+        self._acknowledge(tickets, count)
         return True
 
     def _try_alone(self, ticket: Ticket) -> bool:
@@ -221,15 +229,20 @@ class Worker:
             )
             return False
         try:
-            self._call([self._operation(ticket, ticket.records[0])])
+            self._hand_over([ticket])
         except Exception as error:
             self._failed(ticket, _named(error))
             return False
         self._acknowledge([ticket], 1)
         return True
 
-    def _operation(self, ticket: Ticket, record: Any) -> Operation:
-        return operation_of(self._codec, ticket.key, record)
+    def _hand_over(self, tickets: Sequence[Ticket]) -> int:
+        """Call the writer with the operations of tickets; return how many these are."""
+        found = [(ticket.key, record) for ticket in tickets for record in ticket.records]
+        marks = [mark for _, record in found if (mark := mark_of(record))]
+        with self._flushing(len(found), marks):
+            self._call([operation_of(self._codec, key, record) for key, record in found])
+        return len(found)
 
     def _failed(self, ticket: Ticket, error: str) -> None:
         attempts = ticket.attempts + 1

@@ -1,16 +1,16 @@
 -- What the scripts of a journal share. See tiercache/tiers/journal.py.
 --
 -- Keys, the same for all of them:
---   1 meta      hash: format; last, the last version given
---   2 newest    hash: dirty key -> its newest record
---   3 dirty     zset: dirty key -> version of its first operation that is not written
---   4 queue     stream of tickets with the consumer group "writers": pending ones are held
---   5 later     zset: key whose ticket is put off -> ms of the server's clock
---   6 attempts  hash: key -> version of the operation that failed, a colon, how often
---   7 backlog   zset, of score 0: where all operations are kept, each of them, in order of keys
+--   1 state     hash: format; last, the last version given; graves, how many there are; and k and
+--               a dirty key -> its newest record
+--   2 dirty     zset: dirty key -> version of its first operation that is not written
+--   3 queue     stream of tickets with the consumer group "writers": pending ones are held
+--   4 later     zset: key whose ticket is put off -> ms of the server's clock
+--   5 attempts  hash: key -> version of the operation that failed, a colon, how often
+--   6 backlog   zset, of score 0: where all operations are kept, each of them, in order of keys
 --               and versions
---   8 dead      stream of dead letters
---   9 graves    hash: key -> version of its newest dead letter, until something newer is accepted
+--   7 dead      stream of dead letters
+--   8 graves    hash: key -> version of its newest dead letter, until something newer is accepted
 --
 -- A record is its kind (c, u or d), 1 if the row exists without the pending operations, else 0,
 -- its version in 16 digits, and a body.
@@ -24,7 +24,7 @@ end
 
 local function make_journal(keys, format)
   redis.call('HSET', keys[1], 'format', format)
-  redis.pcall('XGROUP', 'CREATE', keys[4], GROUP, '0', 'MKSTREAM')
+  redis.pcall('XGROUP', 'CREATE', keys[3], GROUP, '0', 'MKSTREAM')
 end
 
 -- Returns the format of a journal that is not ours, or nil; makes one where there is none.
@@ -51,28 +51,32 @@ local function prefix_of(key)
 end
 
 local function give_ticket(keys, key)
-  redis.call('XADD', keys[4], '*', 'k', key)
+  redis.call('XADD', keys[3], '*', 'k', key)
 end
 
 local function holds(keys, worker, ticket)
-  return #redis.call('XPENDING', keys[4], GROUP, ticket, ticket, 1, worker) == 1
+  return #redis.call('XPENDING', keys[3], GROUP, ticket, ticket, 1, worker) == 1
 end
 
 local function end_ticket(keys, ticket)
-  redis.call('XACK', keys[4], GROUP, ticket)
-  redis.call('XDEL', keys[4], ticket)
+  redis.call('XACK', keys[3], GROUP, ticket)
+  redis.call('XDEL', keys[3], ticket)
+end
+
+local function note_graves(keys)
+  redis.call('HSET', keys[1], 'graves', redis.call('HLEN', keys[8]))
 end
 
 -- Takes out a key's operations up to a version; whether its row exists now is told. Gives the key
 -- another ticket where newer ones are pending, and returns 0 then, else 1.
 local function settle(keys, key, version, exists, keeps_all)
-  redis.call('HDEL', keys[6], key)
+  redis.call('HDEL', keys[5], key)
   local prefix = prefix_of(key) -- always: the option may have been another before
-  redis.call('ZREMRANGEBYLEX', keys[7], '[' .. prefix, '[' .. prefix .. version .. '\255')
-  local record = redis.call('HGET', keys[2], key)
+  redis.call('ZREMRANGEBYLEX', keys[6], '[' .. prefix, '[' .. prefix .. version .. '\255')
+  local record = redis.call('HGET', keys[1], 'k' .. key)
   if not record or version_of(record) <= version then
-    redis.call('HDEL', keys[2], key)
-    redis.call('ZREM', keys[3], key)
+    redis.call('HDEL', keys[1], 'k' .. key)
+    redis.call('ZREM', keys[2], key)
     return 1
   end
   if not keeps_all then
@@ -80,9 +84,9 @@ local function settle(keys, key, version, exists, keeps_all)
     if kind ~= 'd' then
       kind = exists == '1' and 'u' or 'c'
     end
-    redis.call('HSET', keys[2], key, kind .. exists .. string.sub(record, 3))
+    redis.call('HSET', keys[1], 'k' .. key, kind .. exists .. string.sub(record, 3))
   end
-  redis.call('ZADD', keys[3], 'XX', tonumber(version) + 1, key)
+  redis.call('ZADD', keys[2], 'XX', tonumber(version) + 1, key)
   give_ticket(keys, key)
   return 0
 end

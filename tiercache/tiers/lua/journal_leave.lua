@@ -4,7 +4,7 @@
 -- ARGV: worker, ms
 -- Returns how many were forgotten
 
-local workers = redis.pcall('XINFO', 'CONSUMERS', KEYS[4], GROUP)
+local workers = redis.pcall('XINFO', 'CONSUMERS', KEYS[3], GROUP)
 local count = 0
 if workers.err then -- there is no journal
   return count
@@ -15,7 +15,7 @@ for _, fields in ipairs(workers) do
     worker[fields[i]] = fields[i + 1]
   end
   if worker.pending == 0 and (worker.name == ARGV[1] or worker.idle > tonumber(ARGV[2])) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[4], GROUP, worker.name)
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[3], GROUP, worker.name)
     count = count + 1
   end
 end

@@ -9,8 +9,8 @@ for i = 2, #ARGV, 5 do
   if holds(KEYS, ARGV[1], ARGV[i]) then
     local key = ARGV[i + 1]
     end_ticket(KEYS, ARGV[i])
-    redis.call('HSET', KEYS[6], key, ARGV[i + 2] .. ':' .. ARGV[i + 3])
-    redis.call('ZADD', KEYS[5], now + tonumber(ARGV[i + 4]), key)
+    redis.call('HSET', KEYS[5], key, ARGV[i + 2] .. ':' .. ARGV[i + 3])
+    redis.call('ZADD', KEYS[4], now + tonumber(ARGV[i + 4]), key)
   else
     lost = lost + 1
   end
