@@ -33,6 +33,8 @@ def load_of(flight: Flight) -> Load | None:
     load = flight.load
     if load is None or isinstance(load, Load):
         return load
-    flight.load = made = load(flight)
+    make, *arguments = load
+    made: Load = make(*arguments, flight)
+    flight.load = made
     flight.tags = None  # it may get any, from now on
     return made

@@ -27,6 +27,7 @@ from .options import (
     ttl_options,
 )
 from .runtime import run
+from .short_way import LONG_WAY, is_plain, load_plainly
 from .spec import MISS, Spec
 from .stats import CacheInfo, Counters
 from .ttl import TTL, Duration, optional_seconds
@@ -96,6 +97,7 @@ class Cached(ABC):
         self._annotation = _return_annotation(function)
         self.shortcuts = Shortcuts(len(self.maker.fields))
         self.spec = self._make_spec()
+        self._is_plain = is_plain(cache.flow, self.spec)
         self.wrapper = self._make_wrapper()
         functools.update_wrapper(self.wrapper, function)
         for name in _TOOLS:
@@ -106,6 +108,7 @@ class Cached(ABC):
         """Take over the cache's present configuration."""
         self.shortcuts.reset()
         self.spec = self._make_spec()
+        self._is_plain = is_plain(self.cache.flow, self.spec)
         self.wrapper.__code__ = self._make_wrapper().__code__
 
     def key(self, /, *args: Any, **kwargs: Any) -> str:
@@ -285,7 +288,9 @@ class BlockingCached(Cached):
         value = MISS
         if flow.memory is not None:
             value = self._found_nearby(self.cache.blocking, args, kwargs, key)
-        if value is MISS:
+        if value is MISS and self._is_plain:
+            value = load_plainly(flow, self.cache.blocking, self.spec, key, args, kwargs)
+        if value is MISS or value is LONG_WAY:
             flight = run(flow.read(self.cache.blocking, self.spec, key, args, kwargs))
             value = flight.value if flight.error is None else flight.result()
         return value if self.cache.copy is None else self.cache.copy(value)

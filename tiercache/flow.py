@@ -351,7 +351,7 @@ class Flow(Refreshing):
         ):
             raise value
         flight.source = Source.STORE
-        await self._keep(port, spec, flight, value, 0.0)
+        await self.keep(port, spec, flight, value, 0.0)
         return value
 
     # Loading
@@ -361,7 +361,7 @@ class Flow(Refreshing):
     ) -> Any:
         flight.source = Source.LOAD
         flight.tags = spec.tags if spec.tags_of is None else None
-        flight.load = partial(self.describe, spec, args, kwargs, not port.leads_inline)
+        flight.load = self.describe, spec, args, kwargs, not port.leads_inline
         token = loading_now.set((flight, *loading_now.get()))
         limit = port.limit(self.flights, (flight,), spec)
         spans = self.telemetry.spans
@@ -376,7 +376,7 @@ class Flow(Refreshing):
                 else:
                     value = await port.call(spec.function, args, kwargs, spec.timeout)
         except Exception as error:
-            self._note_error(flight, spec, error, perf_counter() - started)
+            self.note_error(flight, spec, error, perf_counter() - started)
             if isinstance(error, StopIteration):
                 raise BoxedStop(error) from None
             raise
@@ -386,16 +386,16 @@ class Flow(Refreshing):
                 limit.cancel()
         seconds = perf_counter() - started
         if value.__class__ is CoroutineType:
-            _refuse_coroutine(value, spec)
+            refuse_coroutine(value, spec)
         self.record_load(spec, seconds)
         if self.hooks.on_event:
             self.tell("loaded", flight.key, seconds=seconds)
         if isinstance(flight.load, Load):
             value = flight.load.outcome(value)
-        await self._keep(port, spec, flight, value, seconds)
+        await self.keep(port, spec, flight, value, seconds)
         return value
 
-    async def _keep(
+    async def keep(
         self, port: Port, spec: Spec, flight: Flight, value: Any, seconds: float
     ) -> None:
         """Store a loaded value in both tiers, unless it is not to be, or comes too late."""
@@ -463,7 +463,7 @@ class Flow(Refreshing):
         call = partial(port.call, spec.function, args, kwargs, spec.timeout)
         return await self.hooks.around(load_of(flight), call)
 
-    def _note_error(self, flight: Flight, spec: Spec, error: Exception, seconds: float) -> None:
+    def note_error(self, flight: Flight, spec: Spec, error: Exception, seconds: float) -> None:
         if isinstance(error, BoxedStop):
             error = error.error
         self.record_load(spec, seconds)
@@ -586,7 +586,8 @@ def outcome(source: Source, *, leads: bool) -> str:
     return _OUTCOMES[source]
 
 
-def _refuse_coroutine(value: Any, spec: Spec) -> None:
+def refuse_coroutine(value: Any, spec: Spec) -> None:
+    """Raise for a function that turned out to be async."""
     value.close()
     raise ConfigurationError(
         f"{spec.name} returned a coroutine where a value was expected; decorate the "

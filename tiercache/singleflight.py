@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .load import Load
     from .tiers.store import Lease
 
+#: A function that makes the Load of a flight, and its arguments before the flight.
+LoadMaker = tuple[Any, ...]
+
 CHANGED_KEYS = 4096  # whose last change is remembered, for reads without a flight
 TAGS = (
     10_000  # whose last invalidation is remembered; entries born before all of these are outdated
@@ -67,38 +70,34 @@ class Source(IntEnum):
 
 
 class Flight:
-    """One load of one key, from its start until it lands."""
+    """One load of one key, from its start until it lands.
 
-    __slots__ = (
-        "awaits",
-        "cancel",
-        "crowds",
-        "deadline",
-        "deck",
-        "era",
-        "error",
-        "has_landed",
-        "home",
-        "kept",
-        "key",
-        "lease",
-        "load",
-        "loop",
-        "must_retry",
-        "passengers",
-        "renews",
-        "replaces",
-        "skips_store",
-        "source",
-        "span",
-        "stale",
-        "tags",
-        "thread",
-        "traceback",
-        "ttl",
-        "value",
-        "waiters",
-    )
+    What most flights never have stands on the class: making one is a part of every miss.
+    """
+
+    waiters: list[Callable[[], None]] | None = None  # guarded by Flights.lock
+    # Futures of followers, by their event loop; guarded by Flights.lock
+    crowds: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
+    cancel: Callable[[], None] | None = None  # ends its task
+    replaces = False  # what it brings takes an outdated value's place: f.refresh()
+    renews = False  # a refresh behind a value that is being served
+    stale: Standing | None = None  # what stood there when it began
+    # The load as its loader sees it, or what makes it when it is first asked for.
+    load: Load | LoadMaker | None = None
+    ttl: float | None = None  # that a load gave its value, in seconds
+    span: object = None  # of its load: what those who waited for it link to
+    skips_store = False  # it has seen L2 fail, and does not wait for it again
+    tags: tuple[str, ...] | None = None  # of its value; None: they may be any
+    lease: Lease | None = None  # under which it may fill L2
+    kept: Kept | None = None  # what has that renewed
+    awaits: set[Flight] | None = None  # flights its loader is waiting for; by Flights.lock
+    # Written once, before has_landed; read only after.
+    has_landed = False
+    source = Source.LOAD
+    value: Any = None
+    error: BaseException | None = None
+    traceback: TracebackType | None = None
+    must_retry = False  # it ended for a reason that is not the followers'
 
     def __init__(
         self,
@@ -116,30 +115,7 @@ class Flight:
         self.loop = loop  # that carries it; None for a blocking one
         self.thread = get_ident()  # that boarded first; a blocking flight ends with it only
         self.passengers = 1  # callers that want its result; guarded by Flights.lock
-        self.waiters: list[Callable[[], None]] | None = None  # guarded by Flights.lock
-        # Futures of followers, by their event loop; guarded by Flights.lock
-        self.crowds: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
-        self.cancel: Callable[[], None] | None = None  # ends its task
-        self.replaces = False  # what it brings takes an outdated value's place: f.refresh()
-        self.renews = False  # a refresh behind a value that is being served
-        self.stale: Standing | None = None  # what stood there when it began
-        # The load as its loader sees it, or what makes it when it is first asked for.
-        self.load: Load | Callable[[Flight], Load] | None = None
-        self.ttl: float | None = None  # that a load gave its value, in seconds
-        self.span: object = None  # of its load: what those who waited for it link to
-        self.skips_store = False  # it has seen L2 fail, and does not wait for it again
         self.era = era  # in which it began
-        self.tags: tuple[str, ...] | None = None  # of its value; None: they may be any
-        self.lease: Lease | None = None  # under which it may fill L2
-        self.kept: Kept | None = None  # what has that renewed
-        self.awaits: set[Flight] | None = None  # flights its loader is waiting for; by Flights.lock
-        # Written once, before has_landed; read only after.
-        self.has_landed = False
-        self.source = Source.LOAD
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.traceback: TracebackType | None = None
-        self.must_retry = False  # it ended for a reason that is not the followers'
 
     def stop_renewing(self) -> None:
         """Have its lease renewed no more."""
@@ -163,7 +139,7 @@ class Flights:
         self.lock = threading.RLock()
         self._name = name
         self.era = 1  # advanced by every change; guarded by lock
-        self._decks: tuple[dict[str, Flight], ...] = ({}, {})  # guarded by lock
+        self.decks: tuple[dict[str, Flight], ...] = ({}, {})  # guarded by lock
         self._fences: dict[str, int] = {}  # writes under way, by key; guarded by lock
         self._overlaps: set[str] = set()  # fenced, and written otherwise, too; guarded by lock
         self._closed_fences = 0  # clears under way; guarded by lock
@@ -171,7 +147,7 @@ class Flights:
         self._tags = _Eras(TAGS)  # of tags; written under lock
 
     def __len__(self) -> int:
-        return sum(map(len, self._decks))
+        return sum(map(len, self.decks))
 
     def board(
         self,
@@ -188,7 +164,7 @@ class Flights:
             seconds: How long a new flight may hold the key.
             loop: The running event loop, on an asyncio deck.
         """
-        flights = self._decks[deck]
+        flights = self.decks[deck]
         with self.lock:
             flight = flights.get(key)
             if flight is None or _is_stranded(flight):
@@ -196,6 +172,15 @@ class Flights:
                 return flight, True
             flight.passengers += 1
             return flight, False
+
+    def start(self, key: str, deck: Deck, seconds: float) -> Flight | None:
+        """Start a blocking flight; None where one of the key is under way."""
+        flights = self.decks[deck]
+        with self.lock:
+            if key in flights:
+                return None
+            flight = flights[key] = Flight(key, deck, seconds, None, self.era, self._name)
+        return flight
 
     def land(self, flight: Flight, value: Any) -> None:
         """Give every passenger the value, and free the key."""
@@ -255,7 +240,7 @@ class Flights:
     def is_current(self, flight: Flight) -> bool:
         """Whether the flight is still the one registered for its key, and may fill."""
         return (
-            self._decks[flight.deck].get(flight.key) is flight
+            self.decks[flight.deck].get(flight.key) is flight
             and flight.key not in self._fences
             and not self._closed_fences
         )
@@ -277,12 +262,12 @@ class Flights:
     def detach_flight(self, flight: Flight) -> None:
         """Free the key of a flight that goes on for its passengers only."""
         with self.lock:
-            if self._decks[flight.deck].get(flight.key) is flight:
-                del self._decks[flight.deck][flight.key]
+            if self.decks[flight.deck].get(flight.key) is flight:
+                del self.decks[flight.deck][flight.key]
 
     def attach(self, flight: Flight) -> None:
         """Take back ``detach_flight``, under the lock that was held since."""
-        self._decks[flight.deck].setdefault(flight.key, flight)
+        self.decks[flight.deck].setdefault(flight.key, flight)
 
     def fence(self, keys: Iterable[str]) -> None:
         """Begin a write of keys."""
@@ -348,7 +333,7 @@ class Flights:
             self.era += 1
             for tag in tags:
                 self._tags.note(tag, self.era)
-            for deck in self._decks:
+            for deck in self.decks:
                 for key in [key for key, flight in deck.items() if _may_carry(flight, tags)]:
                     del deck[key]
             self._changed.note_all(self.era)  # reads without a flight: of what tags, nobody knows
@@ -384,7 +369,7 @@ class Flights:
     def under_way(self) -> list[Flight]:
         """Return the flights that have not landed."""
         with self.lock:
-            return [flight for deck in self._decks for flight in deck.values()]
+            return [flight for deck in self.decks for flight in deck.values()]
 
     # Below, the lock is held.
 
@@ -392,7 +377,7 @@ class Flights:
         flight.has_landed = True
         flight.awaits = None
         flight.cancel = None
-        deck = self._decks[flight.deck]
+        deck = self.decks[flight.deck]
         if deck.get(flight.key) is flight:
             del deck[flight.key]
         waiters, flight.waiters = flight.waiters, None
@@ -410,11 +395,11 @@ class Flights:
         self._detach_all()
 
     def _detach(self, key: str) -> None:
-        for deck in self._decks:
+        for deck in self.decks:
             deck.pop(key, None)
 
     def _detach_all(self) -> None:
-        for deck in self._decks:
+        for deck in self.decks:
             deck.clear()
 
 

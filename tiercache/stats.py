@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 EWMA_WEIGHT = 0.1  # of the newest load
+SUMMED_UP_AT = 128  # durations that wait to be
 RECENT_LOADS = 1024  # that percentiles are taken over
 
 
@@ -28,11 +30,15 @@ class LoadSeconds:
 
 
 class LoadTimes:
-    """Durations of loads, summed up in O(1) memory but for the last 1,024."""
+    """Durations of loads, summed up in O(1) memory but for the last 1,024.
 
-    __slots__ = ("_count", "_ewma", "_recent", "_total")
+    They are noted in a queue and summed up now and then, since noting is a part of every miss.
+    """
+
+    __slots__ = ("_count", "_ewma", "_new", "_recent", "_total")
 
     def __init__(self) -> None:
+        self._new: deque[float] = deque()  # whoever takes one from it sums it up
         self._count = 0
         self._total = 0.0
         self._ewma = math.nan
@@ -40,14 +46,24 @@ class LoadTimes:
 
     def record(self, seconds: float) -> None:
         """Add the duration of a load, in seconds."""
-        self._count += 1
-        self._total += seconds
-        first = self._count == 1
-        self._ewma = seconds if first else self._ewma + EWMA_WEIGHT * (seconds - self._ewma)
-        self._recent.append(seconds)
+        self._new.append(seconds)
+        if len(self._new) >= SUMMED_UP_AT:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        new = self._new
+        with suppress(IndexError):  # empty: another thread has taken the last
+            while new:
+                seconds = new.popleft()
+                self._count += 1
+                self._total += seconds
+                first = self._count == 1
+                self._ewma = seconds if first else self._ewma + EWMA_WEIGHT * (seconds - self._ewma)
+                self._recent.append(seconds)
 
     def snapshot(self) -> LoadSeconds:
         """Return what is known so far."""
+        self._sum_up()
         recent = sorted(self._recent.copy())
         if not recent:
             return LoadSeconds()

@@ -1,7 +1,7 @@
-"""A process that reads an item by a strategy, and dies in the middle of writing it.
+"""A process that reads an item by a strategy and writes it, and dies in the middle of that.
 
 By ``python -m tests.examples.dying NAME MOMENT DATABASE L2``; the moment is ``before`` the database
-commits, ``after`` that, or ``returned``: when the write has.
+commits, ``after`` that, or ``returned``: when the write has. Or ``loading``: in its first read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ class DyingStock(Stock):
     """A table that is the end of whoever writes it."""
 
     moment = ""
+
+    def read(self, item: int) -> int | None:
+        if self.moment == "loading":
+            die()
+        return super().read(item)
 
     def write(self, item: int, amount: int) -> None:
         if self.moment == "before":

