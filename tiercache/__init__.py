@@ -40,6 +40,7 @@ from .functions import AsyncCachedFunction, CachedFunction
 from .invalidating import Invalidation
 from .key_template import KeyTemplate
 from .load import Load, Previous
+from .miniature import Sizing
 from .plugin import Event, Plugin
 from .spec import MISS, Miss, UncacheableValueWarning
 from .stats import CacheInfo, LoadSeconds, Stats
@@ -91,6 +92,7 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
     "CacheInfo",
     "LoadSeconds",
     "Stats",
+    "Sizing",
     "WarmReport",
     "Warmup",
     "HotKey",

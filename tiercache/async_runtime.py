@@ -15,9 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .async_waits import AsyncExpectation
-from .errors import LoadTimeout
-from .load import Load
-from .runtime import CONCURRENT_LOADS
+from .runtime import CONCURRENT_LOADS, Overdue
 from .singleflight import Deck, Flight, Flights
 
 if TYPE_CHECKING:
@@ -131,13 +129,13 @@ class AsyncPort:
         self._tasks.discard(task)
 
     def limit(
-        self, flights: Flights, led: Sequence[Flight], spec: Spec
+        self, led: Sequence[Flight], spec: Spec, overdue: Overdue
     ) -> asyncio.TimerHandle | None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         deadline = time.monotonic() + spec.load_seconds
         for flight in led:
             flight.deadline = deadline
-        return loop.call_later(spec.load_seconds, _expire, flights, led, task, spec)
+        return loop.call_later(spec.load_seconds, _expire, led, task, spec, overdue)
 
     async def follow(self, flights: Flights, flight: Flight, seconds: float | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -231,14 +229,9 @@ def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
 
 
 def _expire(
-    flights: Flights, led: Sequence[Flight], task: asyncio.Task[None] | None, spec: Spec
+    led: Sequence[Flight], task: asyncio.Task[None] | None, spec: Spec, overdue: Overdue
 ) -> None:
-    spec.counters.load_errors += 1
-    limit = f"{spec.name}: the load took longer than {spec.load_seconds:g} s"
-    for flight in led:
-        flights.fail(flight, LoadTimeout(limit))
-        if isinstance(flight.load, Load):
-            flight.load.has_timed_out = True
+    overdue(led, spec)
     if task is not None:
         task.cancel()
 

@@ -280,7 +280,7 @@ class _Journey:
                 flow.flights.land(flight, answer)
             else:
                 held.append(flight)
-                patience = claims.patience(claim, began, spec)
+                patience = claims.patience(flight.key, claim, began, spec)
                 soonest, is_late = min(soonest, patience), is_late or patience <= 0
         if is_late:  # waited for long enough: loaded alongside
             return [*mine, *held], [], 0.0
@@ -382,8 +382,9 @@ class _Journey:
         items = [self.missing[flight.key][0].item for flight in flights]
         for flight in flights:
             flight.source = Source.LOAD
-            flight.tags = spec.tags if spec.tags_of is None else None
-        limit = self.port.limit(self.flow.flights, flights, spec)
+            has_fixed_tags = spec.tags_of is None and flight.stale is None
+            flight.tags = spec.tags if has_fixed_tags else None
+        limit = self.port.limit(flights, spec, self.flow.overdue)
         spans = self.flow.telemetry.spans
         started = perf_counter()
         with loading(flights):

@@ -20,6 +20,7 @@ from .hooks import Hooks
 from .invalidating import After, CallTags, F, Keys, decorate_invalidating
 from .keys import Key
 from .lookup import BLIND_TTL
+from .miniature import LiveSizing
 from .naming import Names
 from .options import (
     Staleness,
@@ -149,8 +150,10 @@ class Cache(CacheAside, Warming, Behind, Through):
         self._names = Names()
         self._build()
         live_caches.add(self)
+        self._sizing: LiveSizing | None = None
         if self.memory is not None:
             self.memory.on_clear = self._drop_shortcuts
+            self._sizing = LiveSizing(self.memory, self.clock)
         self.hooks.start(self)
         self.telemetry.report(self)
 
@@ -375,8 +378,9 @@ class Cache(CacheAside, Warming, Behind, Through):
         with self._registering:
             for part in (self.counters, *self._function_counters):
                 counters.absorb(part)
+        hits_l1 = 0 if memory is None else memory.hits
         return Stats(
-            hits_l1=0 if memory is None else memory.hits,
+            hits_l1=hits_l1,
             hits_l2=counters.hits_l2,
             misses=counters.misses,
             loads=counters.loads,
@@ -388,6 +392,7 @@ class Cache(CacheAside, Warming, Behind, Through):
             evictions={} if memory is None else memory.removals,
             entries=0 if memory is None else len(memory),
             weight=0 if memory is None else memory.weight,
+            sizing=None if self._sizing is None else self._sizing.snapshot(hits_l1),
             store_errors=counters.store_errors,
             decode_errors=counters.decode_errors,
             encode_errors=counters.encode_errors,

@@ -69,7 +69,7 @@ class Claims:
                     self._waits.add(flight.key, expectation)
                     self._l2.note_held()
                 else:
-                    seconds = self.patience(claim, began, spec)
+                    seconds = self.patience(flight.key, claim, began, spec)
                     if seconds <= 0:
                         return MISS
                     news = await port.news(expectation, seconds)
@@ -129,12 +129,15 @@ class Claims:
         value = self._promote(flight, spec, claim.stored, source)
         return HELD if value is MISS else value
 
-    def patience(self, claim: Claim, began: float, spec: Spec) -> float:
+    def patience(self, key: str, claim: Claim, began: float, spec: Spec) -> float:
         """Return how many seconds to wait before a lease that is held is asked for again.
 
         None are left where it has been waited for as long as a load may take: then it is loaded
-        alongside.
+        alongside. So it is where a transaction of this process holds the lease until it commits:
+        who waits may be part of it.
         """
+        if self._l2.is_paused(key):
+            return 0.0
         left = began + spec.load_seconds - time.monotonic()
         longest = max(claim.held_for or 0.0, LEAST_WAIT) if self._bus.is_live else UNHEARD_WAIT
         return max(0.0, min(left, longest))

@@ -65,6 +65,7 @@ class Standing(NamedTuple):
     kept_until: float
     record: Record | None
     hits: int = 0
+    tags: tuple[str, ...] = ()
 
 
 class Entry:
@@ -197,6 +198,7 @@ def freshness(entry: Entry, now: float) -> Freshness:
 
 def standing(entry: Entry) -> Standing:
     """Return what an entry stands for, apart from it: a removal takes its value."""
+    value, hits, tags = entry.value, entry.hits, entry.tags
     if entry.__class__ is LastingEntry:
-        return Standing(entry.value, entry.stale_at, entry.kept_until, entry.record, entry.hits)
-    return Standing(entry.value, entry.fresh_until, entry.fresh_until, None, entry.hits)
+        return Standing(value, entry.stale_at, entry.kept_until, entry.record, hits, tags)
+    return Standing(value, entry.fresh_until, entry.fresh_until, None, hits, tags)

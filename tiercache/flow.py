@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .claims import HELD, Claims
 from .current import load_of
 from .entry import Life, RememberedError, Standing, entry_of
-from .errors import CacheError, ConfigurationError, EncodeError
+from .errors import CacheError, ConfigurationError, EncodeError, LoadTimeout
 from .load import Load, Previous
 from .refreshing import Refreshing
 from .runtime import BoxedStop, Port
@@ -96,7 +96,7 @@ class Flow(Refreshing):
                     await self._lead(port, flight, spec, args, kwargs or {})
                 except BaseException as error:
                     # Deep in a recursion there may have been no stack left to land.
-                    if port.leads_inline:
+                    if port.leads_inline and flight.cancel is None:  # else it is carried beside
                         self.flights.fail(flight, error)
                     raise
             elif not loading_now.get() and not waits_for_itself(flight):
@@ -324,6 +324,17 @@ class Flow(Refreshing):
         if flight.stale is not None:
             self.note_failure(flight, spec)
 
+    def overdue(self, flights: Sequence[Flight], spec: Spec) -> None:
+        """Land flights whose load takes too long, as one that has failed."""
+        self.record_load(spec, spec.load_seconds)
+        spec.counters.load_errors += 1
+        limit = f"{spec.name}: the load took longer than {spec.load_seconds:g} s"
+        for flight in flights:
+            self.tell("load_error", flight.key, cause="LoadTimeout", seconds=spec.load_seconds)
+            self.fail(flight, spec, LoadTimeout(limit))
+            if isinstance(flight.load, Load):
+                flight.load.has_timed_out = True
+
     async def _bring(self, port: Port, flight: Flight, spec: Spec, claims: Claims) -> Any:
         """Return what another process brings; MISS to load; HELD: it refreshes the value."""
         if not flight.renews:
@@ -360,10 +371,10 @@ class Flow(Refreshing):
         self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> Any:
         flight.source = Source.LOAD
-        flight.tags = spec.tags if spec.tags_of is None else None
+        flight.tags = spec.tags if spec.tags_of is None and flight.stale is None else None
         flight.load = self.describe, spec, args, kwargs, not port.leads_inline
         token = loading_now.set((flight, *loading_now.get()))
-        limit = port.limit(self.flights, (flight,), spec)
+        limit = port.limit((flight,), spec, self.overdue)
         spans = self.telemetry.spans
         started = perf_counter()
         try:
@@ -466,6 +477,8 @@ class Flow(Refreshing):
     def note_error(self, flight: Flight, spec: Spec, error: Exception, seconds: float) -> None:
         if isinstance(error, BoxedStop):
             error = error.error
+        if flight.has_landed:  # as overdue; how its cancellation went says nothing
+            return
         self.record_load(spec, seconds)
         spec.counters.load_errors += 1
         self.tell("load_error", flight.key, cause=type(error).__name__, seconds=seconds)
@@ -508,7 +521,7 @@ class Flow(Refreshing):
         if found is not None:
             record = found.record
             ttl, state = (None, None) if record is None else (record.ttl, record.state)
-            previous = Previous(found.value, self.age(found), ttl, found.hits, state)
+            previous = Previous(found.value, self.age(found), ttl, found.hits, state, found.tags)
             if self.time() < found.stale_at + spec.keep:
                 stale_value = found.value
         return Load(

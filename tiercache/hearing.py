@@ -82,10 +82,12 @@ class Hearing:
     def let_go(self, keys: Sequence[str]) -> None:
         flow = self._flow()
         memory = None if flow is None else flow.memory
-        if memory is None:
+        if flow is None or memory is None:
             return
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
+            for key in some:  # a load under way may have one of these to serve if it fails
+                flow.flights.detach(key)
             memory.bury([g for key in some for g in memory.displace(key, RemovalCause.EXPIRED)])
 
     def see_again(self) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
 from .logs import trace_of
+from .options import chosen_ttl
 from .plugin import HOOKS, Event, Plugin
 from .stats import Counters
 
@@ -66,11 +67,10 @@ class Hooks:
         for ttl in self.ttl:
             try:
                 chosen = ttl(load)
+                if chosen is not None:
+                    load.propose(chosen_ttl(chosen))
             except Exception:
                 self._failed("ttl")
-            else:
-                if chosen is not None:
-                    load.propose(chosen)
 
     def tell(self, event: Event) -> None:
         """Tell everyone who listens."""
@@ -144,9 +144,16 @@ def _checked(plugin: object) -> Plugin:
         _check_kind(plugin, hook, is_async=is_async)
     for name in _own_names(type(plugin)):
         _check_name(plugin, name)
-    if not 0 <= plugin.keeps_for < float("inf"):
+    kept = plugin.keeps_for
+    is_number = isinstance(kept, int | float) and not isinstance(kept, bool)
+    if not is_number or not 0 <= kept < float("inf"):
         raise ConfigurationError(
-            f"{type(plugin).__name__}.keeps_for must be seconds >= 0, got {plugin.keeps_for!r}"
+            f"{type(plugin).__name__}.keeps_for must be seconds >= 0, got {kept!r}"
+        )
+    if isinstance(plugin.roles, str):
+        raise ConfigurationError(
+            f"{type(plugin).__name__}.roles must be several texts, got {plugin.roles!r}; "
+            f"use ({plugin.roles!r},)"
         )
     return plugin
 
@@ -167,7 +174,8 @@ def _own_names(kind: type) -> Iterator[str]:
         if base is Plugin:
             return
         for name, member in vars(base).items():
-            if not name.startswith("_") and name not in HOOKS and inspect.isfunction(member):
+            is_method = inspect.isfunction(member) or isinstance(member, staticmethod | classmethod)
+            if is_method and not name.startswith("_") and name not in HOOKS:
                 yield name
 
 

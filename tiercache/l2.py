@@ -53,6 +53,9 @@ class L2:
         self._counters = counters
         self._telemetry = telemetry
         self._lock = threading.RLock()
+        # Keys whose leases wait for a commit of this process, and until when at most: not awaited
+        # here. Changed in single steps.
+        self._paused: dict[str, float] = {}
         self._settler: object = None  # who delivers what is owed; guarded by _lock, as is
         self._settling_until = 0.0  # when that one is given up: its event loop may have stopped
         self._settle_after = 0.0  # monotonic time before which the store need not be asked to
@@ -177,6 +180,20 @@ class L2:
         held = [(key, lease.nonce) for key, lease in leases]
         answer: Any = await self._ask(port, "renew", held[0][0], held, LEASE_SECONDS)
         return None if answer is _NOTHING else answer
+
+    def pause(self, key: str) -> None:
+        """Have nobody here wait for the lease of a key, until it has ended."""
+        now = time.monotonic()
+        self._paused = {key: until for key, until in self._paused.items() if until > now}
+        self._paused[key] = now + LEASE_SECONDS
+
+    def is_paused(self, key: str) -> bool:
+        """Whether the lease of a key is one that waits for a commit of this process."""
+        return bool(self._paused) and self._paused.get(key, 0.0) > time.monotonic()
+
+    def unpause(self, key: str) -> None:
+        """Take back ``pause``."""
+        self._paused.pop(key, None)
 
     def keep(self, leases: Sequence[tuple[str, Lease]], seconds: float) -> Kept:
         """Have leases renewed until all are let go, or their loads are overdue."""

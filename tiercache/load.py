@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import CacheError
-from .options import checked_tags, fixed_ttl
+from .options import checked_tags, chosen_ttl
 from .spec import MISS
 from .ttl import Duration
 
@@ -21,6 +21,7 @@ class Previous:
     ttl: float | None  # seconds that it was fresh for; None: no expiry, or not known
     hits: int = 0  # in this process's L1
     state: Any = None  # what the load before left in ``Load.state``
+    tags: tuple[str, ...] = ()
 
 
 class Load:
@@ -111,10 +112,7 @@ class Load:
 
     @ttl.setter
     def ttl(self, ttl: Duration | None) -> None:
-        if isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl <= 0:
-            self._ttl = 0.0
-        else:
-            self._ttl = fixed_ttl(ttl)
+        self._ttl = chosen_ttl(ttl)
         self.has_own_ttl = True
 
     @property
@@ -133,6 +131,8 @@ class Load:
     def not_modified(self) -> Any:
         """Have the stale value kept for another TTL, and return it, for the loader to return.
 
+        It keeps its tags.
+
         Raises:
             CacheError: If there is none.
         """
@@ -142,6 +142,7 @@ class Load:
                 "ask current_load().stale_value first"
             )
         self.is_not_modified = True
+        self._tags.extend(tag for tag in self.previous.tags if tag not in self._tags)
         return self.previous.value
 
     def outcome(self, returned: Any) -> Any:

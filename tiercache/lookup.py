@@ -350,7 +350,9 @@ class Lookup:
         self.put(flight, spec, value, life)
         if life.is_stale:
             stale_at = self.time() + (life.ttl or 0.0)
-            flight.stale = Standing(value, stale_at, stale_at + life.keep, life.record)
+            flight.stale = Standing(
+                *(value, stale_at, stale_at + life.keep, life.record), tags=life.tags
+            )
             return MISS
         flight.source = source
         return value

@@ -26,6 +26,13 @@ def fixed_ttl(ttl: Duration | None) -> float | None:
     return seconds(ttl)
 
 
+def chosen_ttl(ttl: Duration | None) -> float | None:
+    """Return a TTL that was chosen for a value in seconds; 0: it is not to be kept."""
+    if isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl <= 0:
+        return 0.0  # as max-age=0 says
+    return fixed_ttl(ttl)
+
+
 def ttl_options(ttl: TTL) -> dict[str, Any]:
     """Return the fields of a Spec for a TTL: a fixed one in seconds, or a function of the value.
 
@@ -37,10 +44,7 @@ def ttl_options(ttl: TTL) -> dict[str, Any]:
     choose = ttl
 
     def ttl_of(value: Any) -> float | None:
-        chosen = choose(value)
-        if isinstance(chosen, int | float) and not isinstance(chosen, bool) and chosen <= 0:
-            return 0.0  # "do not keep it", as max-age=0 says
-        return fixed_ttl(chosen)
+        return chosen_ttl(choose(value))
 
     return {"ttl_of": ttl_of}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Coroutine
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from .entry import Entry, LastingEntry, Standing
@@ -89,7 +90,7 @@ class Refreshing(Lookup):
         key, stale_at = entry.key, entry.stale_at
         if self.pauses.holds(key, now) or not is_drawn(spec, stale_at - now, record):
             return
-        at_stake = Standing(value, stale_at, entry.kept_until, record, entry.hits)
+        at_stake = Standing(value, stale_at, entry.kept_until, record, entry.hits, entry.tags)
         self.refresh_behind(port, spec, key, at_stake, args, kwargs)
 
     def serve_stale(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Any:
@@ -132,7 +133,11 @@ class Refreshing(Lookup):
             flight, leads = flights.board(key, port.deck, spec.flight_seconds, port.loop())
             if not leads:
                 flight.passengers -= 1
-                return
+                if flight.deadline > monotonic():
+                    return
+                # It hangs, and nobody follows it who would leave it behind.
+                flights.detach_flight(flight)
+                flight, _ = flights.board(key, port.deck, spec.flight_seconds, port.loop())
             flight.renews = True
             flight.stale = found
         work = partial(self.fly, port, flight, spec, args, kwargs or {})
@@ -165,17 +170,20 @@ class Refreshing(Lookup):
         if not spec.keep:
             return None
         found = flight.stale or self.standing(flight.key)
-        last = max(spec.stale_if_error, spec.stale_while_revalidate)
-        return found if found is not None and self.time() < found.stale_at + last else None
+        return found if found is not None and self._lasts(found, spec.keep) else None
 
     def fall_back(self, spec: Spec, flight: Flight) -> Flight:
         """Return a failed flight, or one that brought the stale value in its place."""
         if not spec.stale_if_error or not _may_be_hidden(spec, flight.error):
             return flight
         found = flight.stale or self.standing(flight.key)
-        if found is None or self.time() >= found.stale_at + spec.stale_if_error:
+        if found is None or not self._lasts(found, spec.stale_if_error):
             return flight
         return self.stale_flight(flight, found)
+
+    def _lasts(self, found: Standing, seconds: float) -> bool:
+        """Whether a value may be served yet that may be so many seconds stale."""
+        return self.time() < min(found.stale_at + seconds, found.kept_until)
 
     def stale_flight(self, flight: Flight, found: Standing) -> Flight:
         """Return a landed flight that brought a stale value."""

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .errors import ConfigurationError, LoadTimeout
 from .singleflight import Deck, Flight, Flights
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .waits import Expectation
 
 _T = TypeVar("_T")
+
+#: Lands flights whose load takes too long.
+Overdue: TypeAlias = "Callable[[Sequence[Flight], Spec], None]"
 
 FILL_SECONDS = 5.0  # for L2 around a load; a store's own timeout ends each operation before
 CONCURRENT_LOADS = 16  # of one batch that has no bulk loader
@@ -102,7 +105,7 @@ class Port(Protocol):
         ...
 
     def limit(
-        self, flights: Flights, led: Sequence[Flight], spec: Spec
+        self, led: Sequence[Flight], spec: Spec, overdue: Overdue
     ) -> asyncio.TimerHandle | None:
         """Begin the time that a load of flights may take; what is returned ends it early."""
         ...
@@ -187,7 +190,7 @@ class BlockingPort:
                 thread.join(max(0.0, until - time.monotonic()))
         return sum(thread.is_alive() for thread in list(self._threads))
 
-    def limit(self, flights: Flights, led: Sequence[Flight], spec: Spec) -> None:
+    def limit(self, led: Sequence[Flight], spec: Spec, overdue: Overdue) -> None:
         # With a timeout the leader itself raises LoadTimeout, for all; followers give up later.
         grace = 0.0 if spec.timeout is None else FILL_SECONDS
         deadline = time.monotonic() + spec.load_seconds + grace

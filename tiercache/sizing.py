@@ -12,8 +12,8 @@ stands for one of 1/R times as many.
   followed at a time, the ones with the smallest hashes. Memory is constant, and a trace with fewer
   keys than that is not sampled at all: its curve is exact.
 
-Popular keys make the sampled number of requests differ from R times all of them; the difference
-is put to the shortest distance, which takes most of the error away (section 3.3 there, "SHARDS-adj").
+Popular keys make the sampled requests more, or fewer, than R times all of them; the difference is
+put to the shortest distance, which takes most of the error away ("SHARDS-adj", section 3.3 there).
 
 Measured against exact LRU in benchmarks/sizing.py: within 1.5 points on ten traces with 8,192
 samples. Sizes below some 50 / R cannot be told well: too few sampled keys fit into them.
@@ -34,6 +34,7 @@ from .errors import ConfigurationError
 SAMPLES = 8192
 _CHUNK = 1 << 14  # requests that are filtered at a time
 _HASHES = 1 << 32  # hashes are below that
+_MASK = _HASHES - 1
 _BLOCK = 1024  # times in one block of a recency list
 
 
@@ -92,8 +93,9 @@ class _Sampler:
     def __init__(self, rate: float, samples: int | None) -> None:
         self._requests = 0
         self._threshold = int(rate * _HASHES)  # hashes below it are looked at
+        self._weight = _HASHES / self._threshold  # requests that a sampled one stands for
         self._samples = samples
-        self._largest: list[tuple[int, Hashable]] = []  # heap of negated hashes; with samples only
+        self._largest: list[tuple[int, _Opaque]] = []  # heap of negated hashes; with samples only
         self._last: dict[Hashable, int] = {}  # when each sampled key was asked for last
         self._recency = _Recency()
         self._weights: dict[int, float] = {}  # requests, by reuse distance
@@ -102,14 +104,13 @@ class _Sampler:
     def read(self, chunk: list[Hashable]) -> None:
         """Take up the next requests."""
         self._requests += len(chunk)
-        threshold = self._threshold
-        chosen = {key: code for key in set(chunk) if (code := hash_of(key)) < threshold}
+        chosen = _chosen(set(chunk), self._threshold)
         for key in filter(chosen.__contains__, chunk):
             if chosen[key] < self._threshold:  # which may have fallen within the chunk
                 self._follow(key, chosen[key])
 
     def _follow(self, key: Hashable, code: int) -> None:
-        weight = _HASHES / self._threshold
+        weight = self._weight
         self._seen += weight
         last = self._last.get(key)
         if last is None:
@@ -118,7 +119,7 @@ class _Sampler:
                 self._add_sample(code, key, self._samples)
             return
         distance, self._last[key] = self._recency.renew(last)
-        far = round(distance * weight)
+        far = int(distance * weight)
         self._weights[far] = self._weights.get(far, 0.0) + weight
 
     def _add_sample(self, code: int, key: Hashable, samples: int) -> None:
@@ -127,6 +128,7 @@ class _Sampler:
         if len(self._last) <= samples:
             return
         self._threshold = -self._largest[0][0]
+        self._weight = _HASHES / self._threshold
         while self._largest and -self._largest[0][0] >= self._threshold:
             gone = heappop(self._largest)[1].key
             self._recency.remove(self._last.pop(gone))
@@ -134,15 +136,15 @@ class _Sampler:
     def curve(self) -> MissRatioCurve:
         """Return what was found."""
         weights = dict(self._weights)
-        weights[1] = max(0.0, weights.get(1, 0.0) + self._requests - self._seen)
+        weights[1] = weights.get(1, 0.0) + self._requests - self._seen  # may be below 0
         sizes = sorted(weights)
         total = max(1, self._requests)
-        hits = accumulate(weights[size] for size in sizes)
+        hits = accumulate(accumulate(weights[size] for size in sizes), max)
         return MissRatioCurve(
             self._requests,
             self._threshold / _HASHES,
             array("q", sizes),
-            array("d", (min(1.0, count / total) for count in hits)),
+            array("d", (min(1.0, max(0.0, count / total)) for count in hits)),
         )
 
 
@@ -199,16 +201,28 @@ class _Recency:
             del self._blocks[at], self._starts[at]
 
 
+def _chosen(keys: set[Hashable], threshold: int) -> dict[Hashable, int]:
+    """Return the keys whose hash is below a threshold, with their hashes."""
+    if set(map(type, keys)) == {int}:  # hash_of for all of them, without a call for each
+        codes = map(hash, zip(keys, strict=True))
+        return {
+            key: code & _MASK
+            for key, code in zip(keys, codes, strict=True)
+            if code & _MASK < threshold
+        }
+    return {key: code for key in keys if (code := hash_of(key)) < threshold}
+
+
 def hash_of(key: Hashable) -> int:
-    """Return a hash below 2**32, the same in every process for numbers, text and bytes."""
-    if key.__class__ is int:
-        code = hash(key)
-    elif isinstance(key, str):
-        code = crc32(key.encode("utf-8", "surrogatepass"))
-    else:
-        code = crc32(key) if isinstance(key, bytes) else hash(key)
-    code = (code ^ (code >> 16)) * 0x9E3779B97F4A7C15 & 0xFFFF_FFFF_FFFF_FFFF
-    return (code ^ (code >> 29)) * 0xBF58476D1CE4E5B9 >> 32 & 0xFFFF_FFFF
+    """Return a hash below 2**32, the same in every process for numbers, text and bytes.
+
+    The hash of a tuple mixes well (it is xxHash), that of a number not at all.
+    """
+    if isinstance(key, str):
+        key = crc32(key.encode("utf-8", "surrogatepass"))
+    elif isinstance(key, bytes):
+        key = crc32(key)
+    return hash((key,)) & _MASK
 
 
 def _checked_rate(rate: float | None) -> float:

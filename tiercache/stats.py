@@ -12,6 +12,10 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .miniature import Sizing
 
 EWMA_WEIGHT = 0.1  # of the newest load
 SUMMED_UP_AT = 128  # durations that wait to be
@@ -169,6 +173,7 @@ class Stats(CacheInfo):
     l2_state: str = ""  # of the breaker: "closed" (all is well), "open", "half-open"; "": no L2
     owed: int = 0  # invalidations not delivered to L2 yet
     bus_gaps: int = 0  # times that messages of other processes were missed, and L1 was dropped
+    sizing: Sizing | None = None  # what half or twice the maxsize would have given; None: no L1
 
 
 def _percentile(ordered: list[float], share: float) -> float:

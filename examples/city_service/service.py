@@ -1,72 +1,49 @@
-"""The service: what a city is asked for, cached, and kept right when it changes."""
+"""The service: what a city is asked for, cached, and kept right when it changes.
+
+It is the same for threads and for asyncio: what is decorated tells.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import Executor
-from functools import partial
+from collections.abc import Iterator
 
-from examples.city_service.database import CityDatabase, CityPage, CountryPage
+from examples.city_service.database import AsyncCityDatabase, CityDatabase
 from tiercache import Cache
 
 CITY, COUNTRY = "city:{city_id}", "country:{country}"
+WEATHER, CROWDED = "weather:{country}", "crowded:{country}"
+WARMED_CITIES = 500  # the largest
 
 
 class CityService:
-    """For threads."""
+    """Cached questions to a database, and updates after which every process forgets."""
 
-    def __init__(self, database: CityDatabase, cache: Cache) -> None:
-        uncached = UncachedService(database)
-        self.city = cache.cached(CITY)(uncached.city)
-        self.country = cache.cached(COUNTRY)(uncached.country)
-        # When it has succeeded, every process forgets both pages.
-        self.set_population = cache.invalidates((CITY, COUNTRY))(uncached.set_population)
-
-
-class AsyncCityService:
-    """For asyncio: the same, with the database asked from a few threads."""
-
-    def __init__(self, database: CityDatabase, cache: Cache, threads: Executor) -> None:
-        uncached = AsyncUncachedService(database, threads)
-        self.city = cache.cached(CITY)(uncached.city)
-        self.country = cache.cached(COUNTRY)(uncached.country)
-        self.set_population = cache.invalidates((CITY, COUNTRY))(uncached.set_population)
+    def __init__(self, database: CityDatabase | AsyncCityDatabase, cache: Cache) -> None:
+        # Changed through this service alone: the cache is told, so values may be kept long.
+        self.city = cache.cached(CITY, ttl="1m")(database.city)
+        self.country = cache.cached(COUNTRY, ttl="1m")(database.country)
+        # Changed by somebody else: AdaptiveTTL finds out how often. While a value is hot, it is
+        # loaded again before it goes stale, so that nobody waits.
+        self.weather = cache.cached(WEATHER, ttl="1s", refresh_ahead=0.8)(database.weather)
+        # Slow: an old answer is served at once, and a new one is made behind.
+        self.crowded = cache.cached(CROWDED, ttl="10s", stale_while_revalidate="1m")(
+            database.crowded
+        )
+        self.set_population = cache.invalidates((CITY, COUNTRY))(database.set_population)
+        self.found = cache.invalidates((CITY, COUNTRY), creates=True)(database.found)
 
 
-class UncachedService:
-    """The same answers from the database alone, to compare with."""
+def register_warmers(service: CityService, database: CityDatabase, cache: Cache) -> None:
+    """Say what a new process should know before it is asked."""
 
-    def __init__(self, database: CityDatabase) -> None:
-        self.database = database
+    @cache.warmer(service.city)
+    def largest_cities() -> Iterator[int]:
+        yield from database.largest(WARMED_CITIES)
 
-    def city(self, city_id: int) -> CityPage:
-        """Return a city's page."""
-        return self.database.city_page(city_id)
+    @cache.warmer(service.country)
+    def countries() -> Iterator[str]:
+        yield from database.countries()
 
-    def country(self, country: str) -> CountryPage:
-        """Return a country's page."""
-        return self.database.country_page(country)
-
-    def set_population(self, city_id: int, country: str, population: int) -> int:
-        """Change a city; return the new version."""
-        return self.database.set_population(city_id, population)
-
-
-class AsyncUncachedService:
-    """The same for asyncio."""
-
-    def __init__(self, database: CityDatabase, threads: Executor) -> None:
-        self.database = database
-        self._in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
-
-    async def city(self, city_id: int) -> CityPage:
-        """Return a city's page."""
-        return await self._in_thread(self.database.city_page, city_id)
-
-    async def country(self, country: str) -> CountryPage:
-        """Return a country's page."""
-        return await self._in_thread(self.database.country_page, country)
-
-    async def set_population(self, city_id: int, country: str, population: int) -> int:
-        """Change a city; return the new version."""
-        return await self._in_thread(self.database.set_population, city_id, population)
+    @cache.warmer(service.weather)
+    def weather() -> Iterator[str]:
+        yield from database.countries()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from examples.strategies.cache_aside import CacheAside
 from examples.strategies.database import Stock
-from examples.strategies.meter import Meter, counted
+from examples.strategies.meter import Counted, Meter
 from examples.strategies.play import Play, Script, Tally
 from examples.strategies.read_through import ReadThrough
 from examples.strategies.refresh_ahead import RefreshAhead
@@ -62,6 +62,7 @@ def play(make: type[Strategy], database: str, l2: str, script: Script) -> Tally:
     meter = Meter()
     with ExitStack() as stack:
         stock = stack.enter_context(closing(Stock(database, meter, script.items)))
+        stack.callback(stock.drop)
         places = [stack.enter_context(_cache(make.name, l2, meter)) for _ in range(2)]
         places[0].clear()
         stack.callback(places[0].clear)
@@ -70,7 +71,7 @@ def play(make: type[Strategy], database: str, l2: str, script: Script) -> Tally:
 
 def _cache(name: str, l2: str, meter: Meter) -> Cache:
     store = Redis(l2) if l2.startswith("redis:") else SQLite(l2)
-    return Cache(name, ttl="10m", l2=counted(store, meter))
+    return Cache(name, ttl="10m", l2=Counted(store, meter))
 
 
 @contextmanager
@@ -104,7 +105,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--redis", metavar="URL", help="L2 in this Redis; else in one of our own")
     where.add_argument("--sqlite", action="store_true", help="L2 in a SQLite file, as without one")
     table = parser.add_mutually_exclusive_group()
-    table.add_argument("--database", metavar="URL", help="by default a SQLite file")
+    table.add_argument(
+        "--database",
+        metavar="URL",
+        help="makes a table strategies_stock there; else in a SQLite file",
+    )
     table.add_argument("--postgres", action="store_true", help="a PostgreSQL server of our own")
     options = parser.parse_args(arguments)
     unknown = set(options.strategies) - set(STRATEGIES)

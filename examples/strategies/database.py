@@ -8,36 +8,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Engine, create_engine, event, text
 
 from examples.strategies.meter import Meter
 
+if TYPE_CHECKING:
+    from tiercache import Operation
+
+_DROP = "DROP TABLE IF EXISTS strategies_stock"
 _CREATE = (
-    "DROP TABLE IF EXISTS stock",
-    "CREATE TABLE stock (item INTEGER PRIMARY KEY, amount INTEGER, version BIGINT NOT NULL)",
+    "CREATE TABLE strategies_stock"
+    " (item INTEGER PRIMARY KEY, amount INTEGER, version BIGINT NOT NULL)"
 )
-_INSERT = text("INSERT INTO stock (item, amount, version) VALUES (:item, :amount, 0)")
-_SELECT = text("SELECT amount FROM stock WHERE item = :item")
-_UPDATE = text("UPDATE stock SET amount = :amount WHERE item = :item")
+_INSERT = text("INSERT INTO strategies_stock (item, amount, version) VALUES (:item, :amount, 0)")
+_SELECT = text("SELECT amount FROM strategies_stock WHERE item = :item")
+_UPDATE = text("UPDATE strategies_stock SET amount = :amount WHERE item = :item")
 # A batch may come twice, and late: a row gives way to newer versions only.
 _UPSERT = text(
-    "INSERT INTO stock (item, amount, version) VALUES (:item, :amount, :version)"
+    "INSERT INTO strategies_stock (item, amount, version) VALUES (:item, :amount, :version)"
     " ON CONFLICT (item) DO UPDATE SET amount = excluded.amount, version = excluded.version"
-    " WHERE stock.version < excluded.version"
+    " WHERE strategies_stock.version < excluded.version"
 )
-
-
-class Operation(Protocol):
-    """What a write-behind hands over, as far as this table looks at it."""
-
-    @property
-    def item(self) -> Any: ...
-    @property
-    def value(self) -> Any: ...
-    @property
-    def version(self) -> int: ...
 
 
 class Commit(NamedTuple):
@@ -72,8 +65,8 @@ class Stock:
 
     def _create(self, items: int) -> None:
         with self._engine.begin() as connection:
-            for statement in _CREATE:
-                connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(_DROP)
+            connection.exec_driver_sql(_CREATE)
             if items:
                 connection.execute(_INSERT, [{"item": n, "amount": 0} for n in range(items)])
 
@@ -113,7 +106,15 @@ class Stock:
     def rows(self) -> dict[int, int]:
         """Return the table."""
         with self._reading.connect() as connection:
-            return {row.item: row.amount for row in connection.execute(text("SELECT * FROM stock"))}
+            return {
+                row.item: row.amount
+                for row in connection.execute(text("SELECT * FROM strategies_stock"))
+            }
+
+    def drop(self) -> None:
+        """Drop the table."""
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql(_DROP)
 
     def close(self) -> None:
         """Close the connections."""

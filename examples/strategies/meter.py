@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tiercache import Store
 
@@ -54,15 +54,26 @@ class Counted:
     """An L2 that counts the calls that it is asked to make; each is one round trip."""
 
     def __init__(self, store: Store, meter: Meter) -> None:
+        self.timeout = store.timeout
         self._store = store
         self._meter = meter
+
+    @property
+    def label(self) -> str:
+        """What the store inside is called."""
+        return self._store.label
 
     def namespace(self, name: str, origin: str = "") -> Any:
         """Return a cache's part of the store."""
         return _Part(self._store.namespace(name, origin), self._meter)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+    def close(self) -> None:
+        """Close the store inside."""
+        self._store.close()
+
+    async def aclose(self) -> None:
+        """Close the store inside."""
+        await self._store.aclose()
 
 
 class _Part:
@@ -84,8 +95,3 @@ class _Part:
             return call(*args, **kwargs)
 
         return counted
-
-
-def counted(store: Store, meter: Meter) -> Store:
-    """Return a store that does what another does, and counts."""
-    return cast("Store", Counted(store, meter))

@@ -11,7 +11,7 @@ import pytest
 
 from examples.strategies.__main__ import STRATEGIES, main, play
 from examples.strategies.database import Commit, Stock
-from examples.strategies.meter import NOBODY, READER, WRITER, Meter, counted
+from examples.strategies.meter import NOBODY, READER, WRITER, Counted, Meter
 from examples.strategies.play import Script, Tally, lag
 from examples.strategies.refresh_ahead import RefreshAhead
 from tests.plugins.postgres import PostgresServer, missing
@@ -249,7 +249,7 @@ def test_lag_is_that_of_the_first_row_as_new() -> None:
 def test_the_meter_tells_who_asked(make_cache: Callable[..., Cache]) -> None:
     """Reader, writer, or a thread of the cache; each call of L2 counts, those of a journal too."""
     meter = Meter()
-    cache = make_cache(l2=counted(DictStore(), meter))
+    cache = make_cache(l2=Counted(DictStore(), meter))
     cache.set("k", 0)  # and the bus is open
     assert meter.of("round trips to L2", READER, WRITER) == 0
     with meter.asked_by(READER):

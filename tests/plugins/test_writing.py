@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -181,3 +182,20 @@ def test_bad_options(cache: Cache) -> None:
         cache.writing("k", 1, on_cache_failure="never")
     with pytest.raises(ConfigurationError, match="after must be"):
         cache.writing("k", 1, after=3)
+
+
+def test_reads_before_the_commit_do_not_wait(unit: Unit, kind: Kind) -> None:
+    """A read of the key between the block and the commit loads at once; the publication wins."""
+    get = unit.cache.cached("user:{x}")(kind.function(lambda x: "loaded"))
+    kind.do(unit.cache, "delete", "user:1")
+    save = unit.cache.write_through("user:{x}", after=after_commit(lambda: unit.session))(
+        kind.function(lambda x, name: name)
+    )
+    kind.call(unit.session.get, User, 1)
+    kind.call(save, 1, "new")
+    began = time.monotonic()
+    assert kind.call(get, 1) == "loaded"
+    assert kind.call(get.many, [1]) == {1: "loaded"}
+    assert time.monotonic() - began < 2.5  # a lease that is waited for lasts three seconds
+    kind.call(unit.session.commit)
+    assert unit.seen() == ("new", "new")

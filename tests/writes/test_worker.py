@@ -52,6 +52,14 @@ def test_a_batch_is_handed_over_when_it_is_full(place, table):
     assert table.batches == [3]
 
 
+def test_without_merge_operations_make_a_batch_full(place, table):
+    """However few keys they are of."""
+    behind = place.behind(table.write, max_batch=4, max_delay="1h", merge=False)
+    for number in range(4):
+        behind.put(1, number)
+    until(lambda: table.batches == [4])
+
+
 def test_hot_keys_wait_for_the_delay(place, table):
     """A full batch of keys that were just put is not written at once: it would never merge."""
     behind = place.behind(table.write, max_batch=3, max_delay="40ms")

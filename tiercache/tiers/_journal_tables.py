@@ -242,6 +242,8 @@ class JournalTables:
             return None
         if count >= most or was_put_off:
             return 0.0
+        if self._keeps_all and self._depth(db, journal) >= most:
+            return 0.0
         age: float = (time.time_ns() // 1000 - first) / 1e6
         return max(0.0, patience - age)
 

@@ -14,8 +14,8 @@ import logging
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from tiercache.logs import trace_of
 log = logging.getLogger(__name__)
 
 AT_ONCE = 1000  # entries taken apart before others get a turn
+SHARE_AT = 48  # bits of a key's hash that say whether it is observed; tables use the lower ones
 DEAD_ALLOWANCE = 64  # places of removed entries that are not worth a clean-up
 
 _hits: Callable[[Entry], int] = attrgetter("hits")
@@ -34,7 +35,7 @@ Removed = tuple[Entry, RemovalCause]
 
 
 class Observer(Protocol):
-    """Who is told of what changes in an L1, while its lock is held."""
+    """Who is told, while the lock is held, of what becomes of some keys in an L1."""
 
     def entered(self, entry: Entry, weight: float) -> None:
         """An entry has been stored."""
@@ -43,7 +44,7 @@ class Observer(Protocol):
         """An entry has been removed, but by an eviction: of that it is not told."""
 
     def passed(self) -> None:
-        """The slow path has served a hit."""
+        """The slow path has served a hit, of whatever key."""
 
     def cleared(self) -> None:
         """Everything has been dropped."""
@@ -61,7 +62,8 @@ class Memory(ABC):
         self.tick = 0  # advanced by writers; hits copy it to their entry
         self.on_removal: Callable[[Entry, RemovalCause], None] | None = None
         self.on_clear: Callable[[], None] | None = None  # once everything has been dropped
-        self.observer: Observer | None = None
+        self._observer: Observer | None = None
+        self._unobserved = 0  # bits of a hash that are 0 where the observer is told
         self._weigh = _of_key_and_value(weigh)
         self._lock = threading.RLock()
         self._reset()
@@ -77,8 +79,8 @@ class Memory(ABC):
         """Count a hit of an entry, later than everything before."""
         with self._lock:
             self._use(entry)
-            if self.observer is not None:
-                self.observer.passed()
+            if self._observer is not None:
+                self._observer.passed()
 
     def put(self, entry: Entry) -> bool:
         """Store an entry in place of its key's old one; say whether it was stored."""
@@ -228,6 +230,33 @@ class Memory(ABC):
     def __len__(self) -> int:
         return len(self.table)
 
+    def observe(self, observer: Observer, share: int) -> None:
+        """Tell an observer of each ``share``-th key, chosen by hash: a power of two."""
+        with self._lock:
+            self._unobserved = share - 1
+            self._observer = observer
+
+    @property
+    def loads(self) -> int:
+        """Entries stored so far but in place of others: values that L1 did not hold."""
+        with self._lock:
+            gone = sum(self._removals.values()) - self._removals[RemovalCause.REPLACED]
+            return gone + sum(map(len, self._cleared)) + len(self.table)
+
+    def locked(self) -> AbstractContextManager[Any]:
+        """Keep everything but hits from changing."""
+        return self._lock
+
+    @property
+    def weighs(self) -> bool:
+        """Whether ``maxsize`` is a weight."""
+        return self._weigh is not None
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Weight by key; empty where each entry's is 1."""
+        return self._weights
+
     @property
     def weight(self) -> float:
         """Weight of all entries: their number, where there is no ``weigh``."""
@@ -255,8 +284,8 @@ class Memory(ABC):
         self._weights: dict[str, float] = {}  # only with weigh=
         self._weight: float = 0
         self._reset_order()
-        if self.observer is not None:
-            self.observer.cleared()
+        if self._observer is not None:
+            self._observer.cleared()
 
     def _enter(self, entry: Entry, weight: float) -> None:
         self._insert(entry, weight)
@@ -264,14 +293,14 @@ class Memory(ABC):
         self._weight += weight
         if self._weigh is not None:
             self._weights[entry.key] = weight
-        if self.observer is not None:
-            self.observer.entered(entry, weight)
+        if self._observer is not None and not hash(entry.key) >> SHARE_AT & self._unobserved:
+            self._observer.entered(entry, weight)
 
     def _take(self, entry: Entry, cause: RemovalCause) -> Removed:
         """Remove an entry for another cause than size."""
         self._vacate(entry, self._drop(entry, cause))
-        if self.observer is not None:
-            self.observer.left(entry, cause)
+        if self._observer is not None and not hash(entry.key) >> SHARE_AT & self._unobserved:
+            self._observer.left(entry, cause)
         return entry, cause
 
     def _drop(self, entry: Entry, cause: RemovalCause) -> float:

@@ -150,13 +150,7 @@ class JournalPlans:
         ]
         reply = yield from self._one("take", args)
         _, wait, found = self._answer(reply, "take")
-        tickets = [
-            Ticket(
-                *(raw[0].decode(), wire.decode(raw[1]), tuple(map(_record, raw[4:]))),
-                *(int(raw[3]), bool(int(raw[2]))),
-            )
-            for raw in found
-        ]
+        tickets = [_ticket(raw) for raw in found]
         return Taken(tickets, None if int(wait) < 0 else int(wait) / 1000)
 
     def done(self, worker: str, tickets: Sequence[Ticket]) -> Plan[int]:
@@ -333,6 +327,18 @@ def _memory_info() -> Plan[Any]:
     """Ask a server how it evicts; in a cluster, any node."""
     (reply,) = yield [Command(None, wire.pack(b"INFO", b"memory"))]
     return reply
+
+
+def _ticket(raw: bytes) -> Ticket:
+    head, _, rest = raw.partition(b"\n")
+    number, is_suspect, attempts, at, *sizes = head.split()
+    begin = int(at)
+    records = []
+    for size in map(int, sizes):
+        records.append(_record(rest[begin : begin + size]))
+        begin += size
+    key = wire.decode(rest[: int(at)])
+    return Ticket(number.decode(), key, tuple(records), int(attempts), is_suspect == b"1")
 
 
 def _named(ticket: Ticket) -> tuple[bytes, bytes]:

@@ -190,7 +190,8 @@ class Journal(Protocol):
     def take(self, worker: str, most: int, claim_seconds: float, patience: float) -> Taken:
         """Give a worker up to ``most`` tickets, abandoned ones first.
 
-        Free ones only if there are as many, or the first has waited for ``patience`` seconds.
+        Free ones only if there are as many (operations, where all are kept), or the first has
+        waited for ``patience`` seconds.
         """
 
     def done(self, worker: str, tickets: Sequence[Ticket]) -> int:

@@ -74,7 +74,8 @@ class WriteBehind(DeadLetters):
         self.journal = self._make_journal()
         self._entering = Entering(self._cache.flow, self._writing, self.journal, self._spec)
         self._overlay.add(Layer(self.key, self.journal, options.deleted))
-        self._bell = Bell(options.max_batch, options.max_delay)
+        merges = not options.keeps_all
+        self._bell = Bell(options.max_batch, options.max_delay, merges=merges)
         self._crew = Crew(
             self.name, options.workers, self._bell, options.claim_seconds, self._make_worker
         )

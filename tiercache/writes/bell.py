@@ -19,9 +19,15 @@ class Bell:
 
     Keys that were put before the last take as well are *hot*, and do not count towards a full
     batch: another put of them within ``max_delay`` is likely, and will be merged.
+
+    Args:
+        max_batch: Cold keys that make a batch full; without merging, operations.
+        max_delay: Seconds that fewer wait for more.
+        merges: Whether operations of one key are merged.
     """
 
-    def __init__(self, max_batch: int, max_delay: float) -> None:
+    def __init__(self, max_batch: int, max_delay: float, *, merges: bool) -> None:
+        self._merges = merges
         self._max_batch = max_batch
         self._max_delay = max_delay
         self._rung = threading.Condition(threading.RLock())
@@ -40,7 +46,9 @@ class Bell:
     def ring(self, key: str) -> None:
         """Note that an operation was accepted."""
         with self._rung:
-            if key not in self._put:
+            if not self._merges:
+                self._cold += 1
+            elif key not in self._put:
                 self._put.add(key)
                 self._cold += key not in self._hot
             self._set(0.0 if self._cold >= self._max_batch else self._max_delay)

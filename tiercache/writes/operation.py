@@ -93,9 +93,10 @@ def operation_of(codec: Codec, key: str, record: Record) -> Operation:
     Raises:
         DecodeError: If its value is of a class that this process does not know.
     """
-    payload = payload_of(record)
-    begin = _HEAD_BYTES + len(mark_of(record))
-    item = _item_of(codec, key, record.body[begin : len(record.body) - len(payload)])
+    body = record.body
+    mark_size, item_size = _SIZES.unpack_from(body, _ID_BYTES)
+    at = _HEAD_BYTES + mark_size
+    item, payload = _item_of(codec, key, body[at : at + item_size]), body[at + item_size :]
     value = codec.decode(key, payload).value if payload else None
     number = record.body[:_ID_BYTES].hex()
     return Operation(number, record.kind, key, item, value, record.version)

@@ -89,6 +89,7 @@ class KeyWrite:
         if lease is not None and self._flow.l2 is not None:
             renewed = await self._flow.l2.renew(port, [(self.key, lease)])
             self.reaches_store = renewed is not None
+            self._flow.l2.pause(self.key)
         self._unfence(None)
         return self.reaches_store
 
@@ -137,6 +138,8 @@ class KeyWrite:
                 self._flow.bus.start()
 
     def _forget_lease(self) -> None:
+        if self._flow.l2 is not None:
+            self._flow.l2.unpause(self.key)
         self.flight.lease = None
         self.flight.stop_renewing()
 

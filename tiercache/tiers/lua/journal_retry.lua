@@ -4,9 +4,9 @@
 -- ARGV: worker; then for each ticket: id, key, version of its first operation, attempts, ms
 -- Returns how many tickets were not the worker's
 
-local now, lost = math.floor(now_us() / 1000), 0
+local held, now, lost = held_by(KEYS, ARGV[1]), math.floor(now_us() / 1000), 0
 for i = 2, #ARGV, 5 do
-  if holds(KEYS, ARGV[1], ARGV[i]) then
+  if held[ARGV[i]] then
     local key = ARGV[i + 1]
     end_ticket(KEYS, ARGV[i])
     redis.call('HSET', KEYS[5], key, ARGV[i + 2] .. ':' .. ARGV[i + 3])

@@ -4,7 +4,9 @@
 -- ARGV: format, worker, most, ms after which a ticket that is held counts as abandoned, ms that
 --       free tickets wait for more of them, records per key or '' for the newest only
 -- Returns {0, ms until it is worth while to ask again or -1, tickets} | {-1, format}
--- A ticket: {id, key, 1 if it was abandoned, attempts, records...}
+-- A ticket is one string, which is quicker to read than a list: its id, 1 if it was abandoned,
+-- attempts, the length of its key and of each record, with blanks between; a line's end; the key and
+-- the records.
 
 local format = foreign_format(KEYS, ARGV[1])
 if format then
@@ -19,35 +21,14 @@ for _, key in ipairs(due) do
   give_ticket(KEYS, key)
 end
 
-local tickets = {}
+local found = {} -- tickets: id, key, 1 if abandoned
 
-local function add(ticket, suspect)
-  local key = ticket[2] and ticket[2][2]
-  local newest = key and redis.call('HGET', KEYS[1], 'k' .. key)
-  if not newest then
-    return end_ticket(KEYS, ticket[1])
-  end
-  local records = {newest}
-  if ARGV[6] ~= '' then
-    local prefix = prefix_of(key)
-    records = redis.call(
-      'ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, ARGV[6]
-    )
-    for i, member in ipairs(records) do
-      records[i] = string.sub(member, #prefix + 17)
+local function note(tickets, suspect)
+  for _, ticket in ipairs(tickets) do
+    if ticket and ticket[2] then
+      found[#found + 1] = {ticket[1], ticket[2][2], suspect}
     end
-    records[1] = records[1] or newest
   end
-  local attempts = redis.call('HGET', KEYS[5], key)
-  local tried = 0
-  if attempts and string.sub(attempts, 1, 16) == version_of(records[1]) then
-    tried = tonumber(string.sub(attempts, 18))
-  end
-  if suspect == 1 then -- whoever held it may have died of it
-    tried = tried + 1
-    redis.call('HSET', KEYS[5], key, version_of(records[1]) .. ':' .. tried)
-  end
-  tickets[#tickets + 1] = {ticket[1], key, suspect, tried, unpack(records)}
 end
 
 local function claim()
@@ -64,11 +45,7 @@ if claimed.err then -- the queue is lost (it was deleted, or evicted): every dir
   end
   claimed = claim()
 end
-for _, ticket in ipairs(claimed[2]) do
-  if ticket then
-    add(ticket, 1)
-  end
-end
+note(claimed[2], 1)
 
 -- Returns how many ms the free tickets still have to wait; nil: there are none.
 local function patience()
@@ -76,7 +53,7 @@ local function patience()
   if free <= 0 then
     return nil
   end
-  if free >= most then
+  if free >= most or (ARGV[6] ~= '' and redis.call('ZCARD', KEYS[6]) >= most) then
     return 0
   end
   local group = redis.call('XINFO', 'GROUPS', KEYS[3])[1]
@@ -90,14 +67,58 @@ local function patience()
 end
 
 local wait = #due > 0 and 0 or patience()
-if wait == 0 and #tickets < most then
+if wait == 0 and #found < most then
   local read = redis.call(
-    'XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most - #tickets, 'STREAMS', KEYS[3], '>'
+    'XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most - #found, 'STREAMS', KEYS[3], '>'
   )
-  for _, ticket in ipairs(read and read[1][2] or {}) do
-    add(ticket, 0)
-  end
+  note(read and read[1][2] or {}, 0)
   wait = patience()
+end
+
+local names = {}
+for i, ticket in ipairs(found) do
+  names[i] = ticket[2]
+end
+local newest = call_many('HMGET', {KEYS[1]}, fields_of(names))
+local attempts = call_many('HMGET', {KEYS[5]}, names)
+
+-- Returns the records that come with a ticket: the newest, or all, the oldest first.
+local function records_of(key, record)
+  if ARGV[6] == '' then
+    return {record}
+  end
+  local prefix = prefix_of(key)
+  local members = redis.call(
+    'ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, ARGV[6]
+  )
+  for i, member in ipairs(members) do
+    members[i] = string.sub(member, #prefix + 17)
+  end
+  members[1] = members[1] or record
+  return members
+end
+
+local tickets = {}
+for i, ticket in ipairs(found) do
+  local key, suspect = ticket[2], ticket[3]
+  if newest[i] then
+    local records, tried = records_of(key, newest[i]), 0
+    local version = version_of(records[1])
+    if attempts[i] and string.sub(attempts[i], 1, 16) == version then
+      tried = tonumber(string.sub(attempts[i], 18))
+    end
+    if suspect == 1 then -- whoever held it may have died of it
+      tried = tried + 1
+      redis.call('HSET', KEYS[5], key, version .. ':' .. tried)
+    end
+    local head = {ticket[1], suspect, tried, #key}
+    for n, record in ipairs(records) do
+      head[4 + n] = #record
+    end
+    tickets[#tickets + 1] = table.concat(head, ' ') .. '\n' .. key .. table.concat(records)
+  else
+    end_ticket(KEYS, ticket[1])
+  end
 end
 
 local later = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]

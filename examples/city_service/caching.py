@@ -1,0 +1,57 @@
+"""The cache of one process: two tiers, and the plugins around its loads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from examples.city_service.service import CITY
+from tiercache import LRU, Cache, Event, Plugin, Redis, SQLite
+from tiercache_plugins import AdaptiveTTL, BloomGuard, HotKeys, LoaderBreaker
+
+NAME = "city-demo"
+BLIND_TTL = 1.0  # seconds: how late another process may hear of an update, whatever happens
+RESET_SECONDS = 0.3  # after which an open breaker tries one load
+STALENESS = 0.05  # the share of answers that AdaptiveTTL may let be outdated
+
+
+class BreakerDiary(Plugin):
+    """Writes down when a breaker opened and closed: a plugin in six lines."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, float]] = []  # and the time, CLOCK_MONOTONIC
+
+    def on_event(self, event: Event) -> None:
+        if event.name.startswith("breaker_"):
+            self.events.append((event.name, time.monotonic()))
+
+
+class Caching:
+    """The cache, with its plugins at hand for those who want to look at them.
+
+    Args:
+        redis: URL of the Redis that all processes share; None: they share the file ``l2``.
+        l2: That file.
+        ids: Reads the ids of all cities there are.
+    """
+
+    def __init__(self, redis: str | None, l2: Path, ids: Callable[[], Iterable[int]]) -> None:
+        # Answers for cities that do not exist. In Redis its filter is shared: one process reads
+        # the ids, the others take over what it has made.
+        self.guard = BloomGuard(ids, key=CITY, capacity=50_000, shared=redis)
+        # The TTL of a value follows how often it really changes.
+        self.adaptive = AdaptiveTTL(min="100ms", max="1m", staleness=STALENESS)
+        # Leaves a database that fails alone, and tries again now and then.
+        self.breaker = LoaderBreaker(fail_max=3, reset_timeout=RESET_SECONDS, name="database")
+        # The next process begins with what this one was asked for most.
+        self.hot_keys = HotKeys(top=2000)
+        self.diary = BreakerDiary()
+        self.cache = Cache(
+            NAME,
+            l1=LRU(10_000),
+            l2=Redis(redis, timeout="2s") if redis else SQLite(l2),
+            stale_if_error="1m",  # the last value, where the database is down
+            blind_ttl=BLIND_TTL,
+            plugins=[self.guard, self.adaptive, self.breaker, self.hot_keys, self.diary],
+        )
