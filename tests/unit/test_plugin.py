@@ -144,6 +144,36 @@ def test_a_failing_plugin_breaks_nothing(
     assert "a plugin failed in admits()" in caplog.text
 
 
+@pytest.mark.parametrize("chosen", ["soon", [], True, float("nan"), object()])
+def test_a_ttl_hook_that_returns_no_duration(make_cache: Callable[..., Cache], chosen: Any) -> None:
+    """What a TTL hook returns in place of seconds is its failure, and not the read's."""
+
+    class Broken(Plugin):
+        def ttl(self, load: Load) -> Any:
+            return chosen
+
+    cache = make_cache(plugins=[Broken()], ttl=10)
+    f = cache.cached(lambda x: x)
+    assert f(1) == f(1) == 1
+    cache.set("key", 1)
+    assert (f.explain(1).ttl, cache.explain("key").ttl) == (10, 10)
+    assert cache.stats().plugin_errors == 2
+
+
+def test_a_ttl_hook_may_choose_no_expiry(make_cache: Callable[..., Cache]) -> None:
+    """Infinity is no expiry, in L2, too."""
+
+    class Forever(Plugin):
+        def ttl(self, load: Load) -> float | None:
+            return float("inf")
+
+    cache = make_cache(plugins=[Forever()], l2=DictStore())
+    f = cache.cached(lambda x: x)
+    assert f(1) == 1
+    assert cache.stats().encode_errors == 0
+    assert f.explain(1).fresh_for is None
+
+
 def test_only_overridden_hooks_are_kept(make_cache: Callable[..., Cache]) -> None:
     """A plugin that overrides nothing is on no path."""
     cache = make_cache(plugins=[Plugin()])
@@ -217,15 +247,29 @@ def test_what_looks_like_a_hook_is_refused(make_cache: Callable[..., Cache]) -> 
         async def admits(self, key: str) -> bool:
             return True
 
+    class Static(Plugin):
+        @staticmethod
+        def on_loaded(event: Event) -> None:
+            """Would never be called."""
+
     class Role(Plugin):
         roles = ("the only one",)
+
+    class OneRole(Plugin):
+        roles: Any = "the only one"
+
+    class Keeps(Plugin):
+        keeps_for: Any = "1h"
 
     for plugins, message in (
         ([Misspelt()], "did you mean on_event"),
         ([Unknown()], "no hook"),
         ([Blocking()], "must be async def"),
         ([Awaited()], "must be a plain def"),
+        ([Static()], "no hook"),
         ([Role(), Role()], "both claim"),
+        ([OneRole()], "must be several texts"),
+        ([Keeps()], "must be seconds"),
         (["nowhere"], "no plugin 'nowhere'"),
         (Plugin(), "takes several"),
     ):
