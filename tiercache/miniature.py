@@ -34,6 +34,7 @@ SAMPLES = 512  # entries of L1 that have shadows, at most about
 FEWEST_SAMPLES = 64  # and at least, if there are as many
 USUAL_SHARE = 16  # else no more than each 16th key is watched: that bounds what a load costs
 LOOK_AT_PER_LOAD = 8  # keys, per load of a watched one
+FIT_EACH = 256  # loads of watched keys
 LOOK_AFTER = 0.1  # seconds
 
 
@@ -120,11 +121,16 @@ def _kept_until(entry: Entry) -> float:
     return entry.kept_until if isinstance(entry, LastingEntry) else entry.fresh_until
 
 
+def _in_l1(shadow: Entry) -> bool:
+    return isinstance(shadow, Shadow) and shadow.twin.fresh_until != DEAD
+
+
 class Miniature:
     """A cache of another size over a share of the keys, and how it fares beside L1."""
 
     def __init__(self, real: Memory, factor: float, keys_each: int) -> None:
         self._real = real
+        self._factor = factor
         self._each = keys_each  # keys, and so requests, that one stands for
         self.extra = 0.0  # hits that L1 would have had beyond its own, were it of the other size
         self._make(max(1, round(real.maxsize * factor / keys_each)))
@@ -144,6 +150,17 @@ class Miniature:
         """Stand for half as large a share of the keys."""
         self._each *= 2
         self.memory.maxsize = max(1, self.memory.maxsize // 2)
+
+    def fit(self, share: float) -> None:
+        """Take the size for what share of the weight in L1 the watched keys have."""
+        self.memory.maxsize = max(1, round(self._real.maxsize * self._factor * share))
+
+    @property
+    def real_weight(self) -> float:
+        """Weight in L1 of the keys that are in here."""
+        weights = self._real.weights
+        alive = [key for key, shadow in self.memory.table.items() if _in_l1(shadow)]
+        return sum(weights.get(key, 0) for key in alive) if weights else len(alive)
 
     def empty(self) -> None:
         """Drop everything."""
@@ -222,6 +239,7 @@ class LiveSizing:
         self._hits_before, self._loads_before = memory.hits, memory.loads
         self._replaced = ""  # key of what was dropped last, to be replaced
         self._until_look = 0  # loads of watched keys
+        self._until_fit = FIT_EACH  # likewise
         self._looked_at = 0.0
         self._is_busy = False
         memory.observe(self, self._share)
@@ -241,8 +259,9 @@ class LiveSizing:
                     miniature.replace(entry, weight)
                 else:
                     miniature.load(entry, weight, now)
-            if len(self._twice.memory) > 4 * SAMPLES:
-                self._thin_out()
+            self._until_fit -= 1
+            if self._until_fit <= 0:
+                self._fit()
         finally:
             self._is_busy = False
         self._until_look -= 1
@@ -282,6 +301,18 @@ class LiveSizing:
                 miniature.look(self._memory.weights)
         finally:
             self._is_busy = False
+
+    def _fit(self) -> None:
+        """Size the miniatures by the share of L1 that the watched keys really have.
+
+        With popular ones among them it is more than their share of all keys.
+        """
+        self._until_fit = FIT_EACH
+        while len(self._twice.memory) > 4 * SAMPLES:
+            self._thin_out()
+        if self._memory.weight:
+            share = self._twice.real_weight / self._memory.weight
+            self._half.fit(share)
 
     def _thin_out(self) -> None:
         """Halve the share of the keys: with weights, how many they are shows only in time."""

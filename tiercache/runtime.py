@@ -142,7 +142,9 @@ class BlockingPort:
     deck = Deck.BLOCKING
 
     def __init__(self) -> None:
-        self._slots = threading.BoundedSemaphore(THREADS)
+        # Apart, since who carries may wait for a load beside it, and then holds no slot of those.
+        self._slots = threading.BoundedSemaphore(THREADS)  # for loads
+        self._carriers = threading.BoundedSemaphore(THREADS)  # for what carries flights
         self._threads: set[threading.Thread] = set()  # running; changed in single steps
 
     def ends_the_leader_only(self, error: BaseException) -> bool:
@@ -175,7 +177,7 @@ class BlockingPort:
 
         context = contextvars.Context() if is_refresh else contextvars.copy_context()
         flight.cancel = _nothing  # it goes on, but for nobody
-        return self._start(body, context=context) is not None
+        return self._start(body, self._carriers, context=context) is not None
 
     @property
     def is_busy(self) -> bool:
@@ -186,8 +188,12 @@ class BlockingPort:
         """Wait for the threads of this port to end; return how many have not."""
         until = time.monotonic() + seconds
         for thread in list(self._threads):
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, until - time.monotonic()))
+            while thread is not threading.current_thread() and thread in self._threads:
+                try:
+                    thread.join(max(0.0, until - time.monotonic()))
+                    break
+                except RuntimeError:  # somebody is just about to start it
+                    time.sleep(0.001)
         return sum(thread.is_alive() for thread in list(self._threads))
 
     def limit(self, led: Sequence[Flight], spec: Spec, overdue: Overdue) -> None:
@@ -240,7 +246,7 @@ class BlockingPort:
                     return
                 run(job())
 
-        helpers = [self._start(work) for _ in jobs[1:CONCURRENT_LOADS]]
+        helpers = [self._start(work, self._carriers) for _ in jobs[1:CONCURRENT_LOADS]]
         work()
         for thread in helpers:
             if thread is not None:
@@ -259,7 +265,7 @@ class BlockingPort:
                 done.set()
 
         deadline = time.monotonic() + timeout
-        if self._start(work, wait=timeout) is None:
+        if self._start(work, self._slots, wait=timeout) is None:
             raise LoadTimeout(
                 f"no thread for a load within timeout={timeout:g} s: {THREADS} are busy with "
                 "loads that have not ended; does the loader hang?"
@@ -274,6 +280,7 @@ class BlockingPort:
     def _start(
         self,
         work: Callable[[], object],
+        slots: threading.Semaphore,
         *,
         wait: float = 0.0,
         context: contextvars.Context | None = None,
@@ -282,7 +289,7 @@ class BlockingPort:
 
         None if all threads stay busy for ``wait`` seconds, or there is none to be had.
         """
-        if not self._slots.acquire(timeout=wait):
+        if not slots.acquire(timeout=wait):
             return None
         where = contextvars.copy_context() if context is None else context
 
@@ -291,7 +298,7 @@ class BlockingPort:
                 where.run(work)
             finally:
                 self._threads.discard(thread)
-                self._slots.release()
+                slots.release()
 
         # A daemon: a load that hangs does not keep the process from ending.
         thread = threading.Thread(target=body, name="tiercache-load", daemon=True)
@@ -300,7 +307,7 @@ class BlockingPort:
             thread.start()
         except RuntimeError:  # the process is ending, or has too many
             self._threads.discard(thread)
-            self._slots.release()
+            slots.release()
             return None
         return thread
 

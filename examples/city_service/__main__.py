@@ -1,135 +1,104 @@
-"""Run the city service: first without the cache, for comparison, then with it."""
+"""Play the acts, print what came of them, and leave nothing behind."""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import redis
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from examples.city_service import worker
-from examples.city_service.bulletin import Columns, columns
-from examples.city_service.database import build, cities
-from examples.city_service.report import print_report
-from examples.city_service.worker import WORKERS, Outcome, Phase, Plan
+from examples.city_service.acts import ACTS
+from examples.city_service.building import build
+from examples.city_service.caching import Tier
+from examples.city_service.database import CityDatabase, cities
+from examples.city_service.fleet import Fleet
+from examples.city_service.report import print_end, print_log, print_told, write_json
+from examples.city_service.shared import Shared
+from examples.city_service.stage import Stage
+from examples.city_service.weather import WeatherStation
+from examples.city_service.worker import WORKERS, Plan
 from tests.servers import RedisServer, binaries
 
 
-def main() -> int:
-    """Build the database, serve, and print what came of it; 1 if a promise was broken."""
-    options = _options()
-    console = Console()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the database, play, and print; 1 if a promise was broken."""
+    options = _options(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    began = time.monotonic()
     with ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercache-demo-"))
-        database = Path(directory, "cities.sqlite")
-        with console.status("building the database of cities"):
-            build(database)
-        known = cities(database)
-        console.print(f"{len(known):,} real cities in SQLite; {WORKERS} processes:")
-        redis = stack.enter_context(_redis(options))
-        plans = [
-            Plan(number, database, Path(directory, "l2.sqlite"), redis, seed=number + 1)
-            for number in range(WORKERS)
-        ]
-        _clear(plans[0])
-        stack.callback(_clear, plans[0])
-        phases = [Phase(options.seconds * 0.3, False), Phase(options.seconds * 0.7, True)]
-        without, cached = _serve(plans, columns(known, WORKERS), phases, console)
-    return print_report(console, without, cached, plans[0])
+        stage = _stage(stack, options, console)
+        for name, act in ACTS.items():
+            console.print(f"\n[bold]{len(stage.told) + 1}. {act.title}[/]")
+            with console.status("…"):
+                stage.told[name] = act.play(stage)
+            print_told(console, stage.told[name])
+            print_log(console, stage.fleet)
+    console.print(f"\n{time.monotonic() - began:.0f} s in all.", highlight=False)
+    if options.json:
+        write_json(options.json, stage.told)
+    return print_end(console, stage.told)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--redis", metavar="URL", help="L2 in this Redis; else in one of our own")
     where.add_argument("--sqlite", action="store_true", help="L2 in a SQLite file, as without one")
-    parser.add_argument("--seconds", type=float, default=12.0, help="how long to serve in all")
-    return parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=10.0, help="of traffic, in all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    return parser.parse_args(arguments)
+
+
+def _stage(stack: ExitStack, options: argparse.Namespace, console: Console) -> Stage:
+    """Set the stage; what it takes is released by the stack, the last first."""
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercache-demo-")))
+    tier = stack.enter_context(_tier(options, directory / "l2.sqlite"))
+    path = directory / "cities.sqlite"
+    with console.status("building the database of cities"):
+        build(path)
+    known = cities(path)
+    with closing(CityDatabase(path)) as database:
+        countries = database.countries()
+    console.print(
+        f"{len(known):,} real cities in SQLite; {WORKERS} processes, two of threads and two of "
+        f"asyncio; L2 is {'a Redis server' if tier.redis else 'a SQLite file'}."
+    )
+    shared = Shared.make(known, countries, WORKERS)
+    plans = [Plan(number, path, tier) for number in range(WORKERS)]
+    stage = Stage(plans, shared, known, countries, options.seconds, Fleet(plans, shared))
+    stack.callback(lambda: stage.fleet.close())  # the one that it has then
+    stack.enter_context(WeatherStation(path, countries, shared))
+    return stage
 
 
 @contextmanager
-def _redis(options: argparse.Namespace) -> Iterator[str | None]:
-    """Give the URL of a Redis, of a server of our own if need be; None if there is none."""
-    if options.redis or options.sqlite or not binaries():
-        yield options.redis
-        return
-    with RedisServer() as server:
-        yield server.url
+def _tier(options: argparse.Namespace, file: Path) -> Iterator[Tier]:
+    """Give a tier in a Redis, of a server of our own if need be; in a file if there is none."""
+    prefix = f"city-demo-{secrets.token_hex(4)}"  # apart from all else in a Redis of yours
+    if options.redis:
+        try:
+            yield Tier(options.redis, file, prefix)
+        finally:
+            _remove_all(options.redis, prefix)
+    elif options.sqlite or not binaries():
+        yield Tier(None, file)
+    else:
+        with RedisServer() as server:
+            yield Tier(server.url, file, prefix)
 
 
-def _clear(plan: Plan) -> None:
-    """Leave nothing of an earlier run in L2, nor of this one."""
-    with plan.cache() as cache:
-        cache.clear()
-
-
-def _serve(
-    plans: Sequence[Plan], shared: Columns, phases: Sequence[Phase], console: Console
-) -> list[list[Outcome]]:
-    """Run the phases in one process per plan; return each phase's outcomes."""
-    spawn = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    processes = []
-    for plan in plans:
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=worker.main, args=(plan, shared, theirs), daemon=True)
-        process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
-        pipes.append(ours)
-        processes.append(process)
-    outcomes = [_run_phase(pipes, phase, console) for phase in phases]
-    for pipe, process in zip(pipes, processes, strict=True):
-        pipe.send(None)
-        process.join()
-    return outcomes
-
-
-def _run_phase(pipes: Sequence[Connection], phase: Phase, console: Console) -> list[Outcome]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[reads]:>9,} reads"),
-        TimeRemainingColumn(),
-    )
-    name = "with the cache   " if phase.is_cached else "without the cache"
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=phase.seconds, reads=0)
-        began = time.monotonic()
-
-        def show(reads: int) -> None:
-            done = min(phase.seconds, time.monotonic() - began)
-            progress.update(task, completed=done, reads=reads)
-
-        for pipe in pipes:
-            pipe.send(phase)
-        outcomes = _gather(pipes, show)
-        progress.update(task, completed=phase.seconds)
-        show(sum(outcome.tally.reads for outcome in outcomes))
-    return outcomes
-
-
-def _gather(pipes: Sequence[Connection], show: Callable[[int], None]) -> list[Outcome]:
-    """Follow the workers until each has sent its outcome. EOFError: one has died."""
-    reads = dict.fromkeys(pipes, 0)
-    outcomes: dict[Connection, Outcome] = {}
-    while len(outcomes) < len(pipes):
-        for pipe in wait([pipe for pipe in pipes if pipe not in outcomes]):
-            assert isinstance(pipe, Connection)
-            message = pipe.recv()
-            if isinstance(message, Outcome):
-                outcomes[pipe] = message
-            else:
-                reads[pipe] = message
-        show(sum(reads.values()))
-    return [outcomes[pipe] for pipe in pipes]
+def _remove_all(url: str, prefix: str) -> None:
+    """Leave nothing in a Redis that is not ours."""
+    with redis.Redis.from_url(url) as client:
+        for key in client.scan_iter(f"*{prefix}*", count=1000):
+            client.unlink(key)
 
 
 if __name__ == "__main__":

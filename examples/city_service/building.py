@@ -27,7 +27,9 @@ _ADD_CITY = """
 INSERT INTO city (id, name, country, population, x, y, z) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 # Of those countries that have a city; it is 15 degrees everywhere.
-_ADD_WEATHER = "INSERT INTO weather SELECT DISTINCT country, 15, 0 FROM city"
+_ADD_WEATHER = """
+INSERT INTO weather SELECT code, 15, 0 FROM country WHERE code IN (SELECT country FROM city)
+"""
 
 
 def build(path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from examples.city_service.service import CITY
-from tiercache import LRU, Cache, Event, Plugin, Redis, SQLite
+from tiercache import LRU, Cache, Event, Plugin, Redis, SQLite, Store
 from tiercache_plugins import AdaptiveTTL, BloomGuard, HotKeys, LoaderBreaker
 
 NAME = "city-demo"
@@ -27,19 +28,33 @@ class BreakerDiary(Plugin):
             self.events.append((event.name, time.monotonic()))
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What all processes share: a Redis or, without one, a file of this machine."""
+
+    redis: str | None  # its URL
+    file: Path
+    prefix: str = "tc"  # of all keys in Redis
+
+    def open(self) -> Store:
+        """Return it as L2 of a cache."""
+        if self.redis is None:
+            return SQLite(self.file)
+        return Redis(self.redis, prefix=self.prefix, timeout=2.0)
+
+
 class Caching:
     """The cache, with its plugins at hand for those who want to look at them.
 
     Args:
-        redis: URL of the Redis that all processes share; None: they share the file ``l2``.
-        l2: That file.
+        tier: What is shared.
         ids: Reads the ids of all cities there are.
     """
 
-    def __init__(self, redis: str | None, l2: Path, ids: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, tier: Tier, ids: Callable[[], Iterable[int]]) -> None:
         # Answers for cities that do not exist. In Redis its filter is shared: one process reads
         # the ids, the others take over what it has made.
-        self.guard = BloomGuard(ids, key=CITY, capacity=50_000, shared=redis)
+        self.guard = BloomGuard(ids, key=CITY, capacity=50_000, shared=tier.redis)
         # The TTL of a value follows how often it really changes.
         self.adaptive = AdaptiveTTL(min="100ms", max="1m", staleness=STALENESS)
         # Leaves a database that fails alone, and tries again now and then.
@@ -50,7 +65,7 @@ class Caching:
         self.cache = Cache(
             NAME,
             l1=LRU(10_000),
-            l2=Redis(redis, timeout="2s") if redis else SQLite(l2),
+            l2=tier.open(),
             stale_if_error="1m",  # the last value, where the database is down
             blind_ttl=BLIND_TTL,
             plugins=[self.guard, self.adaptive, self.breaker, self.hot_keys, self.diary],

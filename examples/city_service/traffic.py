@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from itertools import accumulate, count
 from typing import Any
 
-from examples.city_service.database import City
+from examples.city_service.database import NEW_IDS, City
 
 UPDATE_SHARE = 0.01  # of the visits
 FOUNDING_SHARE = 0.002
 GUESSING_SHARE = 0.1  # by somebody who tries ids, of which hardly any exists
 _DRAWN_AT_ONCE = 500
-_NEW_IDS = 20_000_000  # and up: higher than any real one
 _NEW_PER_SEED = 1_000
 
 
@@ -41,7 +40,7 @@ class Traffic:
         self._until = list(accumulate(city.population for city in cities))
         self._ids = {city.id for city in cities}
         self._random = random.Random(seed)
-        self._new_ids = count(_NEW_IDS + seed * _NEW_PER_SEED)
+        self._new_ids = count(NEW_IDS + seed * _NEW_PER_SEED)
 
     def __iter__(self) -> Iterator[Request]:
         while True:
@@ -68,7 +67,7 @@ class Traffic:
 
     def _guess(self) -> int:
         """Return an id that no city has."""
-        while (guess := self._random.randrange(1, _NEW_IDS)) in self._ids:
+        while (guess := self._random.randrange(1, NEW_IDS)) in self._ids:
             pass
         return guess
 

@@ -16,7 +16,7 @@ from examples.city_service.shared import Shared
 
 TICK = 0.5  # seconds
 #: Seconds between changes, of each pace; a third of the countries has each.
-PACES = {"stormy": TICK, "changeable": 4 * TICK, "settled": float("inf")}
+PACES = {"stormy": 2 * TICK, "changeable": 8 * TICK, "settled": float("inf")}
 _CHANGE = """
 UPDATE weather SET celsius = celsius + ?, version = version + 1 WHERE country = ?
 """

@@ -48,7 +48,6 @@ def broken_by(mutation: str, updates: float, seed: int) -> Report:
         pace=0.004,
         updates=updates,
         load=0.02,
-        timeout=2.0,
         has_faults=False,
         mutation=mutation,
         checks_end=False,

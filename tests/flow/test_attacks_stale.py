@@ -14,6 +14,7 @@ from tests.flow.scripted import Scripted
 from tests.kinds import Kind
 from tests.waiting import until
 from tiercache import MISS, Cache, Event, Plugin, StoreError, current_load
+from tiercache.runtime import THREADS, BlockingPort
 from tiercache.testing import DictStore, FakeClock, FaultyStore
 
 
@@ -249,3 +250,49 @@ def test_cut_off_a_slow_failing_load_serves_nothing_too_old(
     source.around = lambda: clock.advance(20)
     with pytest.raises(ConnectionError):
         kind.call(f, 1)
+
+
+def test_refreshes_leave_threads_to_their_loads(make_cache: Any, clock: FakeClock) -> None:
+    """As many refreshes as there may be, each of a function with a timeout, do not starve."""
+    cache = make_cache(l2=DictStore(clock=clock))
+    namespace = cache.flow.l2.namespace
+    claim, all_are_carried = namespace.claim, threading.Barrier(THREADS)
+
+    def claim_together(*args: Any, **options: Any) -> Any:
+        all_are_carried.wait(10)
+        return claim(*args, **options)
+
+    @cache.cached("f:{x}", ttl=10, stale_while_revalidate=100, timeout=1)
+    def f(x: int) -> int:
+        return x
+
+    for x in range(THREADS):
+        f(x)
+    clock.advance(11)
+    namespace.claim = claim_together
+    for x in range(THREADS):
+        assert f(x) == x
+    assert cache.blocking.quiesce(10) == 0
+    namespace.claim = claim
+    stats = cache.stats()
+    assert (stats.loads, stats.refresh_errors) == (2 * THREADS, 0)
+
+
+def test_quiescing_waits_for_a_thread_that_is_just_started() -> None:
+    """A close beside the start of a refresh does not raise."""
+    port = BlockingPort()
+    thread = threading.Thread(target=lambda: port._threads.discard(thread))
+    port._threads.add(thread)
+    starter = threading.Timer(0.02, thread.start)
+    starter.start()
+    assert port.quiesce(10) == 0
+    starter.join()
+
+
+def test_a_ttl_of_ages_fits_the_record(make_cache: Any, clock: FakeClock) -> None:
+    """A value that lives for centuries and may be stale is kept in L2, too."""
+    store = DictStore(clock=clock)
+    cache = make_cache(l2=store, stale_if_error="1d", l1=None)
+    f = cache.cached("f:{x}", ttl=1e10)(lambda x: [x])
+    assert f(1) == f(1) == [1]
+    assert (cache.stats().loads, cache.stats().encode_errors) == (1, 0)

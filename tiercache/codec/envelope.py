@@ -306,7 +306,7 @@ def _read_milliseconds(stale_ms: object) -> float:
 
 
 def _written_record(record: Record) -> list[Any]:
-    ttl_ms = None if record.ttl is None else _milliseconds(record.ttl)
+    ttl_ms = None if record.ttl is None else _milliseconds(min(record.ttl, _MAX_SECONDS - 1))
     return [ttl_ms, _milliseconds(record.load_seconds), record.state, record.reason]
 
 
