@@ -243,7 +243,8 @@ def main() -> int:
         return 0
     judges = {"lru": judge_lru, "s3fifo": judge_s3fifo}
     chosen = [options.policy] if options.policy else list(judges)
-    return not all([judges[policy](options) for policy in chosen])
+    met = [judges[policy](options) for policy in chosen]
+    return not all(met)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def main() -> int:
     slowest = min((one.per_second for one in sampled), default=GOAL_REQUESTS_PER_SECOND)
     is_met = worst <= GOAL_CURVE_POINTS and slowest >= GOAL_REQUESTS_PER_SECOND
     print(
-        f"furthest {worst:.2f} points, goal at most {GOAL_CURVE_POINTS}; slowest of the long traces "
+        f"furthest {worst:.2f} points, goal at most {GOAL_CURVE_POINTS}; slowest long trace "
         f"{slowest / 1e6:.2f} M requests/s, goal at least 2: {'met' if is_met else 'missed'}"
     )
     live = list(live_errors(options.traces, options.trace))

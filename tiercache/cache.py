@@ -5,26 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from .cache_aside import CacheAside
+from .checks import NEW_L1, checked_blind_ttl, checked_codec, checked_l1, checked_l2, checked_name
 from .clock import as_clock, coarse_clock
 from .codec import Codec
 from .coherence.lock import Locks
-from .decorators import Cached, Options, decorate
-from .errors import CacheError, ConfigurationError
+from .decorating import Decorating
+from .decorators import Cached
+from .errors import CacheError
 from .flow import Flow
 from .hooks import Hooks
-from .invalidating import After, CallTags, F, Keys, decorate_invalidating
-from .keys import Key
 from .lookup import BLIND_TTL
 from .miniature import LiveSizing
 from .naming import Names
 from .options import (
     Staleness,
-    Tags,
     copier,
     ttl_options,
 )
@@ -32,7 +31,7 @@ from .registry import live_caches
 from .runtime import BlockingPort, run
 from .stats import Counters, Stats
 from .telemetry import Telemetry
-from .tiers.memory import LRU, Memory
+from .tiers.memory import Memory
 from .tiers.store import Store
 from .ttl import TTL, Duration, check_jitter, optional_seconds, seconds
 from .warming import Warming
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from .async_runtime import AsyncPort
     from .coherence.async_lock import AsyncLock
     from .coherence.lock import Lock
-    from .functions import AsyncCachedFunction, CachedFunction, Decorator
     from .plugin import Plugin
     from .writes.behind import WriteBehind
 
@@ -57,12 +55,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-DEFAULT_L1_ENTRIES = 10_000
 CLOSING_SECONDS = 5.0
-_NEW_L1: Any = LRU(1)  # stands for "an LRU of this cache's own" as a default
 
 
-class Cache(CacheAside, Warming, Behind, Through):
+class Cache(CacheAside, Decorating, Warming, Behind, Through):
     """Values by key, in this process's memory (L1) and in a store that processes share (L2).
 
     Args:
@@ -99,7 +95,7 @@ class Cache(CacheAside, Warming, Behind, Through):
         self,
         name: str = "default",
         *,
-        l1: Memory | None = _NEW_L1,
+        l1: Memory | None = NEW_L1,
         l2: Store | None = None,
         ttl: TTL = 300,
         jitter: float = 0.05,
@@ -118,9 +114,9 @@ class Cache(CacheAside, Warming, Behind, Through):
         trace_keys: bool = False,
         trace_l1_hits: bool = False,
     ) -> None:
-        self.name = _checked_name(name)
-        self.memory = _checked_l1(l1)
-        self.store = _checked_l2(l2)
+        self.name = checked_name(name)
+        self.memory = checked_l1(l1)
+        self.store = checked_l2(l2)
         self.ttl_options = ttl_options(ttl)
         self._ttl = ttl
         self.jitter = check_jitter(jitter)
@@ -129,10 +125,10 @@ class Cache(CacheAside, Warming, Behind, Through):
         )
         self.negative_ttl = optional_seconds(negative_ttl, name="negative_ttl")
         self.load_timeout = seconds(load_timeout, name="load_timeout")
-        self.blind_ttl = _checked_blind_ttl(blind_ttl)
+        self.blind_ttl = checked_blind_ttl(blind_ttl)
         self.copy = copier(copy)
         self.clock = as_clock(clock)
-        self.codec = _checked_codec(codec)
+        self.codec = checked_codec(codec)
         self.counters = Counters()
         self.hooks = Hooks(plugins, self.counters)
         self.telemetry = Telemetry(
@@ -171,15 +167,9 @@ class Cache(CacheAside, Warming, Behind, Through):
             self.telemetry,
         )
         self.flow.on_outdated = self._drop_tagged_shortcuts
-        self.flow.keeps_stale = self._keeps_stale()
         self._writing = Writing(self.flow)
         self._locks = self._make_locks()
         self.prepare_specs()
-
-    def _keeps_stale(self) -> bool:
-        staleness = self.staleness
-        kept = max(staleness.stale_if_error, staleness.stale_while_revalidate, self.hooks.keeps_for)
-        return kept > 0 or any(function.spec.keep > 0 for function in self.functions())
 
     def _make_locks(self) -> Locks:
         flow = self.flow
@@ -196,99 +186,6 @@ class Cache(CacheAside, Warming, Behind, Through):
 
         return AsyncPort()
 
-    # Decorating
-
-    @overload
-    def cached(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> AsyncCachedFunction[P, R]: ...
-    @overload
-    def cached(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
-    @overload
-    def cached(
-        self,
-        template: str | None = None,
-        /,
-        *,
-        key: Key = None,
-        ttl: TTL = None,
-        tags: Tags = (),
-        when: Callable[[Any], bool] | None = None,
-        negative_ttl: Duration | None = None,
-        negative_errors: type[Exception] | Collection[type[Exception]] = (),
-        ignore: Collection[str] = (),
-        stale_while_revalidate: Duration | None = None,
-        stale_if_error: Duration | None = None,
-        refresh_ahead: float | str | bool | None = None,
-        timeout: Duration | None = None,
-        soft_timeout: Duration | None = None,
-        lease: bool = True,
-        batch: Callable[..., Any] | None = None,
-    ) -> Decorator: ...
-    def cached(self, function_or_key: Any = None, /, *, key: Key = None, **options: Any) -> Any:
-        """Cache a function's results, with or without options: ``@cache.cached`` works bare.
-
-        Args:
-            function_or_key: The function where it is used bare, or a template.
-            key: A template over the arguments (``"user:{user.id}"``), a function of them, or
-                None for the function's name and its arguments.
-            ttl: How long a value stays fresh, by default the cache's; or a function of it.
-            tags: Tags of the value, or a function of it.
-            when: Whether to store a value; by default all are.
-            negative_ttl: TTL of a None, and of ``negative_errors``.
-            negative_errors: Exceptions to remember and raise afresh each time, in this process.
-            ignore: Arguments that are no part of the default key, such as ``("self",)``.
-            stale_while_revalidate: As of the cache, whose is the default; 0: not at all.
-            stale_if_error: Likewise.
-            refresh_ahead: Likewise; False: not at all.
-            timeout: How long a load may take; then LoadTimeout. A blocking function with a
-                timeout runs on a thread of the cache instead of its caller's.
-            soft_timeout: How long a load may take where a stale value is kept: then that is
-                served, and the load goes on behind.
-            lease: Whether one process in the cluster loads at a time, the others waiting for it;
-                False: each loads for itself.
-            batch: For ``many``: loads a list of items (or ``*items``) at once, and returns a
-                dict by item or values in order.
-
-        Raises:
-            ConfigurationError: If an option is illegal or does not fit the function.
-        """
-        if callable(function_or_key) or isinstance(function_or_key, classmethod | staticmethod):
-            return decorate(self, function_or_key, Options(key=key, **options))
-        if function_or_key is not None and key is not None:
-            raise ConfigurationError(
-                f"cached() got two keys, {function_or_key!r} and key={key!r}; give one"
-            )
-        chosen = Options(key=key if function_or_key is None else function_or_key, **options)
-        return lambda function: decorate(self, function, chosen)
-
-    def invalidates(
-        self,
-        key: Keys = None,
-        *,
-        tags: CallTags = (),
-        after: After | None = None,
-        creates: bool = False,
-    ) -> Callable[[F], F]:
-        """Forget values once a function that changes what they are made of has succeeded.
-
-        Args:
-            key: A template over the arguments and the ``result`` (``"user:{result.id}"``),
-                several, or a function of the arguments (and ``result``) that returns keys.
-            tags: Tags of the values; templates too, or a function as for ``key``.
-            after: A hook that is given the Invalidation, to call it when the transaction has
-                been committed: ``transaction.on_commit`` of Django, ``after_commit`` of
-                ``tiercache_plugins.sqlalchemy``. By default it is called before the function
-                returns.
-            creates: Whether the function creates what the keys are of: guards, such as
-                BloomGuard, are told before it runs where its arguments tell the keys, else
-                before it returns.
-
-        Raises:
-            ConfigurationError: If an option is illegal or does not fit the function.
-        """
-        return lambda function: decorate_invalidating(self, function, key, tags, after, creates)
-
     def _retire(self, counters: Counters) -> None:
         with self._registering:
             self._function_counters.remove(counters)
@@ -300,8 +197,6 @@ class Cache(CacheAside, Warming, Behind, Through):
 
     def register(self, cached: Cached) -> None:
         """Take up a decorated function; what it counts goes into the counts of the cache."""
-        if cached.spec.keep:
-            self.flow.keeps_stale = True
         with self._registering:
             self._functions.add(cached)
             self._function_counters.append(cached.counters)
@@ -530,45 +425,3 @@ def _call_if_alive(method: weakref.WeakMethod[Any], *args: object) -> None:
     call = method()
     if call is not None:
         call(*args)
-
-
-def _checked_name(name: str) -> str:
-    if not isinstance(name, str) or not name or ":" in name:
-        raise ConfigurationError(
-            f"the name of a cache must be a text without ':', got {name!r}; such as \"users\""
-        )
-    return name
-
-
-def _checked_blind_ttl(blind_ttl: Duration) -> float:
-    try:
-        return seconds(blind_ttl, name="blind_ttl")
-    except ConfigurationError:
-        raise ConfigurationError(
-            f"blind_ttl must be a duration of more than 0, got {blind_ttl!r}; "
-            "a short one loads more in an outage, l1=None keeps nothing in memory"
-        ) from None
-
-
-def _checked_l1(l1: Memory | None) -> Memory | None:
-    if l1 is _NEW_L1:
-        return LRU(DEFAULT_L1_ENTRIES)
-    if l1 is not None and not isinstance(l1, Memory):
-        raise ConfigurationError(f"l1 must be LRU(maxsize), S3FIFO(maxsize) or None, got {l1!r}")
-    return l1
-
-
-def _checked_l2(l2: Store | None) -> Store | None:
-    if l2 is not None and not isinstance(l2, Store):
-        raise ConfigurationError(
-            f"l2 must be Redis(url), SQLite(path), another Store or None, got {l2!r}"
-        )
-    return l2
-
-
-def _checked_codec(codec: Codec | None) -> Codec:
-    if codec is None:
-        return Codec()
-    if not isinstance(codec, Codec):
-        raise ConfigurationError(f"codec must be a tiercache.Codec, got {codec!r}")
-    return codec

@@ -92,9 +92,11 @@ class Hooks:
         """Iterate over what the plugins show."""
         for plugin in self.plugins:
             try:
-                yield from plugin.measures().items()
+                shown = {_text(name): float(n) for name, n in plugin.measures().items()}
             except Exception:
                 self._failed("measures")
+            else:
+                yield from shown.items()
 
     def start(self, cache: Cache) -> None:
         """Start every plugin; what one raises is a mistake of configuration and passes."""
@@ -128,6 +130,12 @@ class Hooks:
         log.error(
             "a plugin failed in %s(); the cache goes on without it: %s", hook, trace_of(error)
         )
+
+
+def _text(name: object) -> str:
+    if isinstance(name, str):
+        return name
+    raise TypeError(f"a measure's name must be text, got a {type(name).__name__}")
 
 
 def _overrides(plugin: Plugin, hook: str) -> bool:

@@ -97,7 +97,6 @@ class Lookup:
         self.flights = Flights(self.name)
         self.waits = Waits()
         self.any_spec = Spec(name, counters, 0.0)  # of a value of whatever function
-        self.keeps_stale = False  # whether some function's values are kept past their TTL
         self.on_outdated: Callable[[Sequence[str]], None] | None = None  # tags were invalidated
         self.overlay: Overlay | None = None  # what is written behind
         self.l2: L2 | None = None

@@ -149,11 +149,11 @@ class Miniature:
     def shrink(self) -> None:
         """Stand for half as large a share of the keys."""
         self._each *= 2
-        self.memory.maxsize = max(1, self.memory.maxsize // 2)
+        self.memory.resize(max(1, self.memory.maxsize // 2))
 
     def fit(self, share: float) -> None:
         """Take the size for what share of the weight in L1 the watched keys have."""
-        self.memory.maxsize = max(1, round(self._real.maxsize * self._factor * share))
+        self.memory.resize(max(1, round(self._real.maxsize * self._factor * share)))
 
     @property
     def real_weight(self) -> float:

@@ -111,11 +111,12 @@ class Writing:
                 await self._expire(port, flow.l2, keys)
 
     async def _expire(self, port: Port, l2: L2, keys: Sequence[str]) -> None:
-        """Have entries of L2 be stale. How long each may be is in it."""
-        keeps = [0.0] * len(keys)
-        if self.flow.keeps_stale:
-            found = await l2.read_many(port, keys)
-            keeps = [self._keep_of(key, one) for key, one in zip(keys, found, strict=True)]
+        """Have entries of L2 be stale.
+
+        How long each may be is in it: whoever wrote it knows, and that may be another process.
+        """
+        found = await l2.read_many(port, keys)
+        keeps = [self._keep_of(key, one) for key, one in zip(keys, found, strict=True)]
         try:
             await l2.expire(port, keys, keeps)
         finally:

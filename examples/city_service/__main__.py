@@ -65,16 +65,16 @@ def _stage(stack: ExitStack, options: argparse.Namespace, console: Console) -> S
         build(path)
     known = cities(path)
     with closing(CityDatabase(path)) as database:
-        countries = database.countries()
+        countries, reported = database.countries(), database.reported()
     console.print(
         f"{len(known):,} real cities in SQLite; {WORKERS} processes, two of threads and two of "
         f"asyncio; L2 is {'a Redis server' if tier.redis else 'a SQLite file'}."
     )
-    shared = Shared.make(known, countries, WORKERS)
+    shared = Shared.make(known, reported, WORKERS)
     plans = [Plan(number, path, tier) for number in range(WORKERS)]
-    stage = Stage(plans, shared, known, countries, options.seconds, Fleet(plans, shared))
-    stack.callback(lambda: stage.fleet.close())  # the one that it has then
-    stack.enter_context(WeatherStation(path, countries, shared))
+    stage = Stage(plans, shared, known, countries, reported, options.seconds, Fleet(plans, shared))
+    stack.callback(stage.close)
+    stack.enter_context(WeatherStation(path, reported, shared))
     return stage
 
 

@@ -26,9 +26,11 @@ CREATE INDEX city_by_country ON city (country, population, version);
 _ADD_CITY = """
 INSERT INTO city (id, name, country, population, x, y, z) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-# Of those countries that have a city; it is 15 degrees everywhere.
+_REPORTED = 30  # countries that have a weather station: those with most people
 _ADD_WEATHER = """
-INSERT INTO weather SELECT code, 15, 0 FROM country WHERE code IN (SELECT country FROM city)
+INSERT INTO weather
+SELECT country, 15, 0 FROM city WHERE country IN (SELECT code FROM country)
+GROUP BY country ORDER BY sum(population) DESC LIMIT ?
 """
 
 
@@ -45,7 +47,7 @@ def build(path: Path) -> None:
             ((code, each["name"]) for code, each in source.get_countries().items()),
         )
         connection.executemany(_ADD_CITY, map(_row, source.get_cities().values()))
-        connection.execute(_ADD_WEATHER)
+        connection.execute(_ADD_WEATHER, (_REPORTED,))
 
 
 def _row(city: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from tiercache_plugins import AdaptiveTTL, BloomGuard, HotKeys, LoaderBreaker
 
 NAME = "city-demo"
 BLIND_TTL = 1.0  # seconds: how late another process may hear of an update, whatever happens
+TIMEOUT = 2.0  # seconds, for L2: four busy processes on two cores may keep it waiting
 RESET_SECONDS = 0.3  # after which an open breaker tries one load
 STALENESS = 0.05  # the share of answers that AdaptiveTTL may let be outdated
 
@@ -39,8 +40,8 @@ class Tier:
     def open(self) -> Store:
         """Return it as L2 of a cache."""
         if self.redis is None:
-            return SQLite(self.file)
-        return Redis(self.redis, prefix=self.prefix, timeout=2.0)
+            return SQLite(self.file, timeout=TIMEOUT)
+        return Redis(self.redis, prefix=self.prefix, timeout=TIMEOUT)
 
 
 class Caching:
@@ -56,7 +57,7 @@ class Caching:
         # the ids, the others take over what it has made.
         self.guard = BloomGuard(ids, key=CITY, capacity=50_000, shared=tier.redis)
         # The TTL of a value follows how often it really changes.
-        self.adaptive = AdaptiveTTL(min="100ms", max="1m", staleness=STALENESS)
+        self.adaptive = AdaptiveTTL(min="50ms", max="1m", staleness=STALENESS)
         # Leaves a database that fails alone, and tries again now and then.
         self.breaker = LoaderBreaker(fail_max=3, reset_timeout=RESET_SECONDS, name="database")
         # The next process begins with what this one was asked for most.

@@ -76,7 +76,7 @@ async def ahandle(function: Callable[..., Any], args: Sequence[Any]) -> Any:
 
 def _request_span(function: Callable[..., Any], args: Sequence[Any]) -> Any:
     tracer = trace.get_tracer("city-service")
-    return tracer.start_as_current_span(f"GET /{function.__name__}/{args[0]}")
+    return tracer.start_as_current_span(f"request {function.__name__}({args[0]})")
 
 
 class Threads:

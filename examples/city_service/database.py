@@ -192,8 +192,15 @@ class CityDatabase:
 
     def countries(self) -> list[str]:
         """Return the codes of all countries that have a city, in order."""
+        query = "SELECT code FROM country WHERE code IN (SELECT country FROM city) ORDER BY code"
+        return self._codes(query)
+
+    def reported(self) -> list[str]:
+        """Return the codes of all countries that have a weather, in order."""
+        return self._codes("SELECT country FROM weather ORDER BY country")
+
+    def _codes(self, query: str) -> list[str]:
         with self._asked("SELECT countries") as connection:
-            query = "SELECT country FROM weather ORDER BY country"
             return [code for (code,) in connection.execute(query)]
 
     def close(self) -> None:

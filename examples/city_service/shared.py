@@ -19,14 +19,16 @@ class Shared:
     """What the parent makes and hands to its workers."""
 
     announced: Columns  # versions of pages: see bulletin.py
-    weather: Any  # version of each country's, in order of its code; written by the station
+    weather: (
+        Any  # version of each country's that reports it, in order of codes; written by the station
+    )
     switch: Any  # .value: 1 while the database is down
 
     @classmethod
-    def make(cls, known: Sequence[City], countries: Sequence[str], workers: int) -> Shared:
+    def make(cls, known: Sequence[City], reported: Sequence[str], workers: int) -> Shared:
         """Make it, all zeros."""
         switch = RawValue("b", 0)
-        return cls(columns(known, workers), RawArray("q", len(countries)), switch)
+        return cls(columns(known, workers), RawArray("q", len(reported)), switch)
 
     def is_down(self) -> bool:
         """Whether the database is down."""

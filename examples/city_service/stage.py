@@ -22,6 +22,7 @@ class Stage:
     shared: Shared
     known: Sequence[City]
     countries: Sequence[str]
+    reported: Sequence[str]  # those of them that have a weather
     seconds: float  # of traffic, in all acts together
     fleet: Fleet
     told: dict[str, Told] = field(default_factory=dict)  # by the acts before, by name
@@ -30,6 +31,10 @@ class Stage:
         """End all processes in order, and start others in their place, as a deploy does."""
         self.fleet.close()
         self.fleet = Fleet(self.plans, self.shared)
+
+    def close(self) -> None:
+        """End the processes that there are."""
+        self.fleet.close()
 
     @contextmanager
     def database_down(self) -> Iterator[None]:
@@ -41,10 +46,10 @@ class Stage:
             self.shared.switch.value = 0
 
     def down_for(self, seconds: float) -> float:
-        """Have the database down for so many seconds; return when it came back (CLOCK_MONOTONIC)."""
+        """Have the database down for so many seconds; return the time of its return."""
         with self.database_down():
             time.sleep(seconds)
-        return time.monotonic()
+        return time.monotonic()  # the same clock in all processes
 
 
 @dataclass(frozen=True, slots=True)

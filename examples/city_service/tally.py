@@ -19,6 +19,7 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)  # by class
     slowest_error: float = 0.0  # seconds until a caller had it
     absent: int = 0  # answers "there is no such city"
+    updates: int = 0
     founded: int = 0
     lost: int = 0  # of those founded by the same client: answered "there is no such city"
     weather: int = 0  # reads of what changes without the cache being told
@@ -60,11 +61,6 @@ class Tally:
         self.slowest_error = max(self.slowest_error, other.slowest_error)
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    @property
-    def updates(self) -> int:
-        """Updates made; each has announced a city and a country."""
-        return len(self.announced) // 2
 
     def percentile(self, share: float) -> float:
         """Return how many seconds that share of the reads took at most."""

@@ -63,7 +63,6 @@ class Traffic:
             # After an update these are the next reads, which must see it.
             yield Request("city", (city.id,))
             yield Request("country", (city.country,))
-            yield Request("weather", (city.country,))
 
     def _guess(self) -> int:
         """Return an id that no city has."""
@@ -72,14 +71,22 @@ class Traffic:
         return guess
 
 
-def known_pages(largest: Sequence[int], countries: Sequence[str], seed: int) -> Iterator[Request]:
-    """Ask for pages that were warmed, a thousand a second."""
+def weather_reports(reported: Sequence[str], seed: int) -> Iterator[Request]:
+    """Ask for the weather, some hundred times a second."""
     draw = random.Random(seed)
     while True:
-        country = draw.choice(countries)
-        yield Request("weather", (country,), pause=0.001)
-        yield Request("country", (country,), pause=0.001)
-        yield Request("city", (draw.choice(largest),), pause=0.001)
+        yield Request("weather", (draw.choice(reported),), pause=0.002)
+
+
+def known_pages(
+    largest: Sequence[int], countries: Sequence[str], reported: Sequence[str], seed: int
+) -> Iterator[Request]:
+    """Ask for pages that were warmed, some hundred times a second."""
+    draw = random.Random(seed)
+    while True:
+        yield Request("weather", (draw.choice(reported),), pause=0.002)
+        yield Request("country", (draw.choice(countries),), pause=0.002)
+        yield Request("city", (draw.choice(largest),), pause=0.002)
 
 
 def cold_pages(cities: Sequence[City], seed: int) -> Iterator[Request]:

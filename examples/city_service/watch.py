@@ -50,6 +50,7 @@ class Watch:
         request, tally = glance.request, self.tally
         if request.what in _UPDATES:
             tally.founded += request.what == "found"
+            tally.updates += request.what == "set_population"
             tally.announced += self._bulletin.announce(request.args[:2], answer)
             return
         tally.read(took)

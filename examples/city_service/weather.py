@@ -14,9 +14,9 @@ from pathlib import Path
 from examples.city_service.database import connect
 from examples.city_service.shared import Shared
 
-TICK = 0.5  # seconds
+TICK = 0.25  # seconds
 #: Seconds between changes, of each pace; a third of the countries has each.
-PACES = {"stormy": 2 * TICK, "changeable": 8 * TICK, "settled": float("inf")}
+PACES = {"stormy": 4 * TICK, "changeable": 20 * TICK, "settled": float("inf")}
 _CHANGE = """
 UPDATE weather SET celsius = celsius + ?, version = version + 1 WHERE country = ?
 """
@@ -30,9 +30,9 @@ def pace_of(number: int) -> str:
 class WeatherStation:
     """Changes the weather in a thread, from the beginning to the end of a ``with`` block."""
 
-    def __init__(self, path: Path, countries: Sequence[str], shared: Shared) -> None:
+    def __init__(self, path: Path, reported: Sequence[str], shared: Shared) -> None:
         self._path = path
-        self._countries = countries
+        self._reported = reported
         self._shared = shared
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="weather station")
@@ -56,12 +56,12 @@ class WeatherStation:
         """Change what is due, and announce it: who reads from now on may be expected to see it."""
         due = [
             number
-            for number in range(len(self._countries))
+            for number in range(len(self._reported))
             if tick * TICK % PACES[pace_of(number)] == 0
         ]
         step = 1 if tick % 2 else -1
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(_CHANGE, [(step, self._countries[number]) for number in due])
+        connection.executemany(_CHANGE, [(step, self._reported[number]) for number in due])
         connection.execute("COMMIT")
         for number in due:
             self._shared.weather[number] += 1

@@ -89,7 +89,8 @@ class Worker:
         self.database = CityDatabase(plan.database, shared.is_down)
         self.known = cities(plan.database)
         self.countries = self.database.countries()
-        self._numbers = {country: number for number, country in enumerate(self.countries)}
+        self.reported = self.database.reported()
+        self._numbers = {country: number for number, country in enumerate(self.reported)}
         self._bulletin = Bulletin(self.known, shared.announced, plan.number)
         self._shared = shared
         self.crew: Threads | Tasks = Tasks() if plan.is_async else Threads()

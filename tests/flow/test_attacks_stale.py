@@ -296,3 +296,18 @@ def test_a_ttl_of_ages_fits_the_record(make_cache: Any, clock: FakeClock) -> Non
     f = cache.cached("f:{x}", ttl=1e10)(lambda x: [x])
     assert f(1) == f(1) == [1]
     assert (cache.stats().loads, cache.stats().encode_errors) == (1, 0)
+
+
+def test_who_expires_need_not_know_how_long_it_is_kept(
+    kind: Kind, make_cache: Any, clock: FakeClock
+) -> None:
+    """A process without the function, such as a script, does not delete what it expires."""
+    store = DictStore(clock=clock)
+    source = Scripted(kind)
+    cache = make_cache(l2=store, l1=None, ttl=60)
+    f = cache.cached("f:{x}", stale_if_error="1h")(source.function)
+    assert kind.call(f, 1) == 1
+    kind.do(make_cache(l2=store, l1=None, ttl=60), "expire", "f:1")
+    source.error = ConnectionError("database")
+    assert kind.call(f, 1) == 1
+    assert len(source.loads) == 2

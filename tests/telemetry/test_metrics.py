@@ -191,3 +191,36 @@ def test_measures_that_come_later(
     read(reader)
     cache.cached(lambda x: x)(1)
     assert read(reader)["tiercache.plugin.late", "users"].value == 1
+
+
+def test_names_that_an_sdk_does_not_take(
+    make_cache: MakeCache, meters: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    """A measure named after a function within a function has a gauge, and breaks no read."""
+
+    class Named(Plugin):
+        def measures(self) -> Mapping[str, float]:
+            return {"state.main.<locals>.f": 1.0, "größe" + 300 * "x": 2.0}
+
+    cache = make_cache("users", meter_provider=meters, plugins=[Named()])
+    assert cache.cached(lambda x: x)(1) == 1
+    points = read(reader)
+    assert points["tiercache.plugin.state.main._locals_.f", "users"].value == 1
+    (long,) = [name for name, *_ in points if "gr__" in name]
+    assert len(long) == 255
+
+
+@pytest.mark.parametrize("shown", [{"size": "large"}, {7: 1.0}, {"size": None}, None])
+def test_measures_that_are_none(
+    make_cache: MakeCache, meters: MeterProvider, reader: InMemoryMetricReader, shown: Any
+) -> None:
+    """What is no number, or has no name, is the failure of its plugin, and of no read."""
+
+    class Broken(Plugin):
+        def measures(self) -> Any:
+            return shown
+
+    cache = make_cache("users", meter_provider=meters, plugins=[Broken(), Counting()])
+    assert cache.cached(lambda x: x)(1) == 1
+    assert read(reader)["tiercache.plugin.guard.size", "users"].value == 42
+    assert cache.stats().plugin_errors > 0

@@ -158,6 +158,30 @@ def test_small_sizes(maxsize: int) -> None:
         assert len(memory) <= maxsize
 
 
+def test_weights_that_do_not_add_up() -> None:
+    """Rounding of fractions never leaves an eviction without a victim."""
+    memory = S3FIFO(1, weigh=lambda value: value)
+    rng = random.Random(5)
+    for number in range(20_000):
+        memory.put(make_entry(str(number % 50), rng.choice([0.1, 0.2, 0.3, 0.7, 1.0, 0]), 1.0))
+        if number % 7 == 0:
+            memory.remove(str(rng.randrange(50)))
+        assert memory.weight <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("policy", [LRU, S3FIFO])
+def test_a_smaller_size_holds_from_the_next_insertion(policy: Callable[..., Memory]) -> None:
+    """An L1 may be resized, far below what its queues were made for, and back."""
+    memory = policy(1000)
+    rng = random.Random(1)
+    trace = [int(rng.paretovariate(0.5)) % 3000 for _ in range(5000)]
+    for size in (1000, 10, 3, 500, 1):
+        memory.resize(size)
+        read(memory, [*trace, f"last-{size}"])
+        assert len(memory) <= size
+        assert f"last-{size}" in memory
+
+
 def test_weights_bound_the_queues() -> None:
     """With weights, shares are of weight: a scan of heavy values does not flush light hot ones."""
     memory = S3FIFO(10_000, weigh=lambda value: value)

@@ -12,6 +12,7 @@ up, since a reader could not tell them apart.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections import Counter
@@ -27,6 +28,8 @@ Shown = tuple[Mapping[str, str], float]
 
 LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 AGE_BOUNDS = (1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0)
+MOST_NAME = 255  # characters of the name of an instrument
+_ILLEGAL = re.compile(r"[^-_./a-zA-Z0-9]")  # in one
 
 
 class Reported(Protocol):
@@ -134,14 +137,14 @@ class Instruments:
         """Have a gauge for each measure that plugins show and that has none yet."""
         with self._lock:
             caches = list(self._caches)
-        shown = {name for cache in caches for name, _ in cache.hooks.measures()}
+        shown = {_legal(name) for cache in caches for name, _ in cache.hooks.measures()}
         with self._lock:
             new = shown - self._plugin_gauges
             self._plugin_gauges |= new
         self.has_news = False
         for name in new:
             self._meter.create_observable_gauge(
-                names.PLUGIN + name, [self._measure(name)], "1", "Shown by a plugin"
+                name, [self._measure(name)], "1", "Shown by a plugin"
             )
 
     def after_fork(self) -> None:
@@ -151,7 +154,7 @@ class Instruments:
     def _observe_entries(self, _: CallbackOptions) -> Iterable[Observation]:
         with self._lock:
             caches = list(self._caches)
-        shown = {name for cache in caches for name, _ in cache.hooks.measures()}
+        shown = {_legal(name) for cache in caches for name, _ in cache.hooks.measures()}
         self.has_news = not shown <= self._plugin_gauges
         return self._observe(lambda cache: _entries(cache.stats()))
 
@@ -178,7 +181,7 @@ class Instruments:
     def _measure(self, wanted: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def of(cache: Reported) -> Iterator[Shown]:
             for name, value in cache.hooks.measures():
-                if name == wanted:
+                if _legal(name) == wanted:
                     yield {}, value
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
@@ -194,6 +197,14 @@ class Instruments:
             for attributes, value in show(cache):
                 sums[(names.CACHE, cache.name), *attributes.items()] += value  # type: ignore[assignment]
         return [Observation(value, dict(attributes)) for attributes, value in sums.items()]
+
+
+def _legal(name: str) -> str:
+    """Return the name of a plugin's gauge as OpenTelemetry takes it; an SDK raises for others.
+
+    Such as that of a breaker, which has that of a function, which has ``<locals>`` in it.
+    """
+    return (names.PLUGIN + _ILLEGAL.sub("_", name))[:MOST_NAME]
 
 
 _made: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()  # by provider

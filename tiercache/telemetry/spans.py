@@ -140,7 +140,7 @@ class Apart(Current):
 
 
 class Linked(Current):
-    """``tiercache.write_behind.flush``: linked to the puts that it writes, wherever they were made."""
+    """``tiercache.write_behind.flush``: linked to the puts that it writes, wherever made."""
 
     __slots__ = ("links",)
 

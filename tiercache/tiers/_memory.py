@@ -230,6 +230,13 @@ class Memory(ABC):
     def __len__(self) -> int:
         return len(self.table)
 
+    def resize(self, maxsize: int) -> None:
+        """Take another ``maxsize``; what is too much leaves with the next insertion."""
+        with self._lock:
+            factor = maxsize / self.maxsize
+            self.maxsize = maxsize
+            self._resized(factor)
+
     def observe(self, observer: Observer, share: int) -> None:
         """Tell an observer of each ``share``-th key, chosen by hash: a power of two."""
         with self._lock:
@@ -321,6 +328,10 @@ class Memory(ABC):
     @abstractmethod
     def _reset_order(self) -> None:
         """Begin anew, without entries."""
+
+    @abstractmethod
+    def _resized(self, factor: float) -> None:
+        """Adapt to another ``maxsize``, which is so many times the old one."""
 
     @abstractmethod
     def _use(self, entry: Entry) -> None:

@@ -54,9 +54,12 @@ class LRU(Memory):
 
     def __init__(self, maxsize: int, *, weigh: Callable[..., int] | None = None) -> None:
         super().__init__(maxsize, weigh=weigh)
-        self._span = max(1, min(maxsize // GENERATIONS, GENERATION_CAP))
+        self._resized(1.0)
 
     # The lock is held.
+
+    def _resized(self, factor: float) -> None:
+        self._span = max(1, min(self.maxsize // GENERATIONS, GENERATION_CAP))
 
     def _reset_order(self) -> None:
         self._generations: deque[_Generation] = deque([_Generation(self.tick)])

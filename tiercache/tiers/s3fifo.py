@@ -107,6 +107,10 @@ class S3FIFO(Memory):
         self._cold = 0  # entries that the small queue would have evicted
         self._dead_places = 0
 
+    def _resized(self, factor: float) -> None:
+        self._target *= factor
+        self._resize_small(0)
+
     def _use(self, entry: Entry) -> None:
         entry.hits += 1
 
@@ -136,7 +140,7 @@ class S3FIFO(Memory):
 
     @property
     def _mean_weight(self) -> float:
-        if self._weigh is None or not self._weight:
+        if self._weigh is None or not self.table or self._weight <= 0:
             return 1.0
         return self._weight / len(self.table)
 
@@ -161,8 +165,10 @@ class S3FIFO(Memory):
             if rival is not None:
                 self._promote(entry)
                 return self._let_go(rival, FROM_MAIN)
-        self._leave_small(entry)
-        return self._let_go(entry, FROM_SMALL)
+        self._small.remove(entry.key)
+        self._ghost.note(entry.key, FROM_SMALL, len(self.table))
+        self._small_weight -= self._drop(entry, RemovalCause.SIZE)
+        return entry
 
     def _challenge(self) -> Entry | None:
         """Return the head of the main queue, taken out, if it has no hits left."""
@@ -183,7 +189,7 @@ class S3FIFO(Memory):
                 return self._let_go(entry, FROM_MAIN)
             patience -= 1
             self._main.push(entry, entry.hits - count + 1)
-        raise AssertionError("nothing to evict")  # pragma: no cover - never of an empty table
+        return self._evict_cold(self._pop_small()[0])  # weights that do not add up: rounding
 
     def _let_go(self, entry: Entry, left: int) -> Entry:
         self._ghost.note(entry.key, left, len(self.table))
@@ -193,19 +199,19 @@ class S3FIFO(Memory):
     def _age(self) -> None:
         """Have the oldest young entry count its hits from now on."""
         entry = self._young.popleft()
-        if self._stands(entry):
+        if self.table.get(entry.key) is entry:
             self._old.push(entry, entry.hits)
         else:
             self._dead_places -= 1
 
     def _pop_small(self) -> tuple[Entry, int]:
         """Take out the oldest entry of the small queue, of which there is one."""
+        old, table = self._old, self.table
         while True:
-            if not self._old.entries:
+            while not old.entries:
                 self._age()
-                continue
-            entry, mark = self._old.pop()
-            if self._stands(entry):
+            entry, mark = old.entries.popleft(), old.marks.popleft()
+            if table.get(entry.key) is entry:
                 return entry, mark
             self._dead_places -= 1
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=Callable[[], Any])  # a source: a cached function takes arguments
 
 CLOSE_SECONDS = 5.0  # that a close waits for loads of warming under way
 
@@ -47,7 +48,7 @@ class Warming:
         def _spec(self, ttl: TTL, tags: Tags, base: Spec | None = None) -> Spec: ...
 
     @overload
-    def warmer(self, source: F, /) -> F: ...
+    def warmer(self, source: S, /) -> S: ...  # type: ignore[overload-overlap]
     @overload
     def warmer(
         self,

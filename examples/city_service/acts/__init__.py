@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from examples.city_service.acts import alone, deploy, outage, serving, stampede, traces, warming
+from examples.city_service.acts import (
+    alone,
+    deploy,
+    learning,
+    outage,
+    serving,
+    stampede,
+    traces,
+    warming,
+)
 from examples.city_service.stage import Stage, Told
 
 
@@ -21,6 +30,7 @@ ACTS: Mapping[str, Act] = {
     "warming": Act("Warm up: what a new process should know", warming.play),
     "stampede": Act("A stampede: everybody asks for the same slow page at once", stampede.play),
     "serving": Act("The same traffic, with the cache", serving.play),
+    "learning": Act("Adaptive TTL: values that change without the cache being told", learning.play),
     "outage": Act("The database goes down", outage.play),
     "deploy": Act("A deploy: four new processes", deploy.play),
     "traces": Act("What the traces show", traces.play),

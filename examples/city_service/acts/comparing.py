@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,15 +50,17 @@ class Measured:
 
 def table(without: Measured, cached: Measured) -> list[tuple[str, str, str]]:
     """Return rows of both beside each other."""
-    rows = {
-        "reads per second": lambda of: f"{of.reads_per_second:,.0f}",
-        "latency of a read, p50": lambda of: _latency(of.p50_s),
-        "latency of a read, p99": lambda of: _latency(of.p99_s),
-        "database queries per second": lambda of: f"{of.queries_per_second:,.0f}",
-        "database queries per 1,000 reads": lambda of: f"{of.queries_per_1000_reads:,.1f}",
-    }
-    return [(name, show(without), show(cached)) for name, show in rows.items()]
+    return [(name, show(without), show(cached)) for name, show in _ROWS.items()]
 
 
 def _latency(seconds: float) -> str:
     return f"{seconds * 1e6:,.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.1f} ms"
+
+
+_ROWS: dict[str, Callable[[Measured], str]] = {
+    "reads per second": lambda of: f"{of.reads_per_second:,.0f}",
+    "latency of a read, p50": lambda of: _latency(of.p50_s),
+    "latency of a read, p99": lambda of: _latency(of.p99_s),
+    "database queries per second": lambda of: f"{of.queries_per_second:,.0f}",
+    "database queries per 1,000 reads": lambda of: f"{of.queries_per_1000_reads:,.1f}",
+}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from examples.city_service.acts.warming import Warm
+from examples.city_service.caching import RESET_SECONDS
 from examples.city_service.fleet import summed
 from examples.city_service.service import WARMED_CITIES
 from examples.city_service.stage import Stage, Told
@@ -16,7 +17,8 @@ from examples.city_service.traffic import cold_pages, known_pages
 from examples.city_service.worker import Outcome, Worker
 
 CLIENTS = 4  # of each process: these ask for pages that are known, one more for others
-BEFORE, DOWN, AFTER = 0.3, 2.0, 1.2  # seconds
+BEFORE, DOWN, AFTER = 0.4, 2.0, 1.0  # seconds
+PATIENCE = 20.0  # seconds until the breaker has to be closed again, on a machine that is very busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,21 @@ class ServeOutage:
     def run(self, worker: Worker) -> Survived:
         """Return what clients of both kinds have seen, and what became of the breaker."""
         largest = worker.database.largest(WARMED_CITIES)
-        first = 10 * worker.plan.number
-        known = [known_pages(largest, worker.countries, first + each) for each in range(CLIENTS)]
+        began, first = time.monotonic(), 10 * worker.plan.number
+        known = [
+            known_pages(largest, worker.countries, worker.reported, first + each)
+            for each in range(CLIENTS)
+        ]
         streams = [cold_pages(worker.known, worker.plan.number), *known]
         cold, *rest = worker.serve(worker.service, streams, self.seconds)
-        caching = worker.caching
-        (state,) = caching.breaker.states().values()
-        return Survived(total(rest), cold, list(caching.diary.events), state)
+        while _state(worker) != "closed" and time.monotonic() < began + PATIENCE:
+            worker.serve(worker.service, [cold_pages(worker.known, first)], RESET_SECONDS)
+        return Survived(total(rest), cold, list(worker.caching.diary.events), _state(worker))
+
+
+def _state(worker: Worker) -> str:
+    (state,) = worker.caching.breaker.states().values()
+    return state
 
 
 def play(stage: Stage) -> Told:
@@ -84,13 +94,19 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     f = facts
     errors = ", ".join(f"{n} {name}" for name, n in sorted(f["cold_errors"].items()))
     return [
-        f"database down for {f['down_s']:g} s, {f['calls']:,} calls for pages that are known: "
-        f"errors seen by callers {f['errors']}",
+        (
+            f"database down for {f['down_s']:g} s, {f['calls']:,} calls for pages that are known: "
+            f"errors seen by callers {f['errors']}"
+        ),
         f"{f['stale_served']:,} stale answers stood in for loads that failed (stale_if_error)",
-        f"the database was asked {f['refused_queries']:,} times in that time: the breakers of "
-        f"{f['breakers_opened']} processes opened, and let a probe through now and then",
-        f"{f['cold_calls']:,} calls for pages that nobody had asked for yet: {errors or 'no error'},"
-        f" each within {f['cold_slowest_s'] * 1e3:.0f} ms",
+        (
+            f"the database was asked {f['refused_queries']:,} times in that time: the breakers of "
+            f"{f['breakers_opened']} processes opened, and let a probe through now and then"
+        ),
+        (
+            f"{f['cold_calls']:,} calls for pages that nobody had asked for yet: "
+            f"{errors or 'no error'}, each within {f['cold_slowest_s'] * 1e3:.0f} ms"
+        ),
         f"{f['closed_after_s']:.1f} s after its return the last breaker had closed",
     ]
 

@@ -1,24 +1,21 @@
-"""The same traffic with the cache: hits, saved lookups, learnt TTLs, and news of updates."""
+"""The same traffic with the cache: hits, saved lookups, and news of updates."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
-from examples.city_service.acts.alone import SHARE as ALONE
 from examples.city_service.acts.comparing import Measured, table, traffic
 from examples.city_service.bulletin import lateness
-from examples.city_service.caching import BLIND_TTL, STALENESS
+from examples.city_service.caching import BLIND_TTL
 from examples.city_service.fleet import summed
 from examples.city_service.stage import Stage, Told
 from examples.city_service.tally import Tally, total
-from examples.city_service.weather import PACES, pace_of
 from examples.city_service.worker import Outcome, Worker
 
-SHARE = 0.5  # of the seconds
+SHARE = 0.4  # of the seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +29,10 @@ class Serve:
         return worker.serve(worker.service, traffic(worker, "serving"), self.seconds)
 
 
-class Explain:
-    """Say which TTLs have been learnt."""
-
-    def run(self, worker: Worker) -> dict[str, tuple[float, str]]:
-        """Return TTL and reason of each country's weather that was loaded more than once."""
-        explain = worker.service.weather.explain
-        said = {code: worker.crew.call(explain, code) for code in worker.countries}
-        return {
-            code: (each.ttl, each.why)
-            for code, each in said.items()
-            if each.ttl is not None and each.why.startswith("changed")
-        }
-
-
 def play(stage: Stage) -> Told:
-    """Serve, then ask what was learnt."""
+    """Serve."""
     seconds = stage.seconds * SHARE
     outcomes = stage.fleet.all(Serve(seconds))
-    learnt = stage.fleet.one(0, Explain()).value
     seen = total([tally for outcome in outcomes for tally in outcome.value])
     counts = summed(outcomes)
     late = sorted(lateness(seen.older, seen.announced))
@@ -58,12 +40,11 @@ def play(stage: Stage) -> Told:
         **_answers(seen, counts),
         **_loads(outcomes, seen),
         **_news(seen, late),
-        **_ttls(stage.countries, learnt),
         "spans": sum(n for name, n in counts.items() if name.startswith("tiercache.")),
     }
     alone = stage.told["alone"].facts["measured"]
     return Told(
-        lines=_lines(facts, counts, learnt),
+        lines=_lines(facts),
         facts=facts,
         promises=_promises(seen, late),
         table=table(Measured(**alone), Measured.of(seen, counts["queries"], seconds)),
@@ -82,8 +63,6 @@ def _answers(seen: Tally, counts: Counter[str]) -> dict[str, Any]:
         "saved_lookups": counts["saved"],
         "absent": seen.absent,
         "founded": seen.founded,
-        "refreshes": counts["tiercache.refresh"],
-        "weather_outdated_share": seen.outdated / max(1, seen.weather),
         "store_errors": counts["store_errors"],
     }
 
@@ -107,43 +86,33 @@ def _news(seen: Tally, late: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _ttls(
-    countries: Sequence[str], learnt: Mapping[str, tuple[float, str]]
-) -> dict[str, dict[str, float]]:
-    """Return the median TTL of each pace of the weather."""
-    by_pace: dict[str, list[float]] = {pace: [] for pace in PACES}
-    for number, code in enumerate(countries):
-        if code in learnt:
-            by_pace[pace_of(number)].append(learnt[code][0])
-    return {"ttls": {pace: median(ttls) for pace, ttls in by_pace.items() if ttls}}
-
-
-def _lines(
-    facts: Mapping[str, Any], counts: Counter[str], learnt: Mapping[str, tuple[float, str]]
-) -> list[str]:
-    f = facts
-    ttls = ", ".join(
-        f"{ttl:.2g} s where it changes {_each(PACES[pace])}" for pace, ttl in f["ttls"].items()
-    )
+def _lines(f: Mapping[str, Any]) -> list[str]:
     return [
-        f"{f['calls']:,} calls, {f['loads']:,} loads: {f['l1_share']:.1%} answered by the "
-        f"process's own memory (L1), {f['l2_share']:.1%} by Redis (L2)",
-        f"One load per page: {f['cold_pages']:,} pages that nobody updated took "
-        f"{f['cold_loads']:,} loads in four processes; {f['joined']:,} calls joined another's",
-        f"Bloom guard: {f['saved_lookups']:,} lookups of cities that do not exist were answered "
-        f"without Redis or the database; {f['founded']:,} founded meanwhile were seen at once",
-        f"Adaptive TTL, begun at 1 s: the weather is kept for {ttls}",
-        f"of its answers {f['weather_outdated_share']:.1%} had changed since ({STALENESS:.0%} are "
-        f"allowed); {f['refreshes']:,} refreshes, hot values' before they went stale",
-        f"Invalidation: {f['updates']:,} updates; {f['older_reads']:,} of "
-        f"{f['reads_of_others_updates']:,} reads of what another process had updated were older, "
-        f"for {f['late_p50_s'] * 1e3:.1f} ms (p50), {f['late_most_s'] * 1e3:.0f} ms at most",
+        (
+            f"{f['calls']:,} calls, {f['loads']:,} loads: {f['l1_share']:.1%} answered by L1, the "
+            f"process's memory, {f['l2_share']:.1%} by L2; the cache was nearly empty at first"
+        ),
+        (
+            f"One load: {f['cold_pages']:,} pages were asked for that nobody updated, and took "
+            f"{f['cold_loads']:,} loads in four processes; {f['joined']:,} calls joined another's"
+        ),
+        (
+            f"Bloom guard: {f['saved_lookups']:,} lookups of cities that do not exist took neither "
+            f"L2 nor the database; {f['founded']:,} cities founded meanwhile were seen at once"
+        ),
+        (
+            f"Invalidation: {f['updates']:,} updates; of {f['reads_of_others_updates']:,} reads of "
+            f"what another process had updated {f['older_reads']:,} were older{_lateness(f)}"
+        ),
         f"{f['spans']:,} spans of OpenTelemetry, none for a hit in L1",
     ]
 
 
-def _each(seconds: float) -> str:
-    return "never" if seconds == float("inf") else f"each {seconds:g} s"
+def _lateness(f: Mapping[str, Any]) -> str:
+    """Say for how long a process went on serving what another had updated."""
+    if not f["older_reads"]:
+        return ""
+    return f", by {f['late_p50_s'] * 1e3:.0f} ms (p50), {f['late_most_s'] * 1e3:.0f} ms at most"
 
 
 def _promises(seen: Tally, late: Sequence[float]) -> dict[str, bool]:
