@@ -15,7 +15,7 @@ help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(VENV)/.demo ## Show the full stack at work, in half a minute: a service of four processes and real cities (REDIS=redis://... for yours)
+demo: $(VENV)/.demo ## Show the full stack at work in half a minute: four processes, real cities, one cache (REDIS=redis://...)
 	@$(BIN)/python -m examples.city_service $(if $(REDIS),--redis $(REDIS))
 
 .PHONY: test

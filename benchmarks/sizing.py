@@ -1,7 +1,7 @@
 """How near ``tiercache.sizing`` and ``stats().sizing`` come, over traces of real systems.
 
 - The miss-ratio curve by sampling, against exact LRU as the index of the traces has it: error in
-  percentage points at each capacity that 50 sampled keys or more fit into, and requests per second.
+  percentage points at each capacity that 100 sampled keys or more fit into; requests per second.
 - Live: a trace is replayed through an L1, then what ``stats().sizing`` says of half and twice its
   size is compared with replays through caches of those sizes.
 
@@ -33,7 +33,7 @@ from tiercache.tiers.memory import Memory
 
 GOAL_CURVE_POINTS = 1.5
 GOAL_REQUESTS_PER_SECOND = 2e6
-FEWEST_SAMPLES = 50  # sampled keys in a cache of a size, for its point of the curve to mean much
+FEWEST_SAMPLES = 100  # sampled keys in a cache of a size, for its point of the curve to mean much
 FEWEST_ENTRIES = 1000  # of an L1, for a live estimate to be judged
 LIVE_REQUESTS = 300_000  # of each trace
 

@@ -40,10 +40,9 @@ from .functions import AsyncCachedFunction, CachedFunction
 from .invalidating import Invalidation
 from .key_template import KeyTemplate
 from .load import Load, Previous
-from .miniature import Sizing
 from .plugin import Event, Plugin
 from .spec import MISS, Miss, UncacheableValueWarning
-from .stats import CacheInfo, LoadSeconds, Stats
+from .stats import CacheInfo, LoadSeconds, Sizing, Stats
 from .tiers.memory import LRU, S3FIFO
 from .tiers.store import Store, Stored
 from .ttl import Duration, seconds

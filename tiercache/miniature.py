@@ -14,115 +14,82 @@ now and then: with loads, as often as keeps that to 8 keys a load of a watched k
 path serves a hit after 0.1 s; and for ``stats()``. Who was hit since would have been loaded again.
 Of what happens between two looks the order is lost.
 
-Bounds: some 1,300 shadows at most, 300 bytes each. A load costs a hash more, and that of a watched
-key 4 to 6 µs: each 16th, or fewer in an L1 of over 8,192 entries, or up to all in one of under
-1,024. Measured over ten traces, both policies, in benchmarks/sizing.py: from 1,000 entries on it
-errs by 0.5 points in the mean and 2.2 at most; below that, by up to 10 where the curve is steep.
+Half the size is half of what the watched keys really have of L1, which with popular ones among
+them is more than their share of all keys.
+
+Bounds: some 800 shadows at most, with all else 120 kB a cache. A load costs a hash more, and that
+of a watched key 5 to 8 µs: each 16th in an L1 of 1,024 to 5,120 entries, fewer in a larger one, up to
+all in a smaller. Measured over seven traces, both policies, in benchmarks/sizing.py: from 1,000
+entries on ``twice`` errs by 0.3 points in the mean and ``half`` by 0.6, nine in ten by at most 0.7
+and 1.5, the worst by 2.3; in a smaller L1 by up to 9 where the curve is steep. Where nothing is
+loaded for long and nobody asks for ``stats()``, ``half`` is only known to be at most what it says.
 What is stored by hand (``set``) or warmed counts as a load, as L1 cannot tell them apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from .clock import Clock
 from .entry import DEAD, Entry, LastingEntry, RemovalCause
+from .stats import Sizing
 from .tiers.memory import SHARE_AT, Memory
 
-SAMPLES = 512  # entries of L1 that have shadows, at most about
+SAMPLES = 320  # entries of L1 that have shadows, at most about
 FEWEST_SAMPLES = 64  # and at least, if there are as many
 USUAL_SHARE = 16  # else no more than each 16th key is watched: that bounds what a load costs
+RUN = 16  # insertions that may share a tick in a miniature: shadows bring their own ticks
 LOOK_AT_PER_LOAD = 8  # keys, per load of a watched one
 FIT_EACH = 256  # loads of watched keys
 LOOK_AFTER = 0.1  # seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizing:
-    """What other sizes of L1 would have done, from a sample of the keys.
-
-    Counts are since the cache was made; those of two snapshots may be subtracted: ``since``.
-    """
-
-    maxsize: int
-    share: float  # of the keys, that was looked at
-    hits: int  # of L1, as it is
-    loads: int  # values that were stored in L1 since it did not hold their keys
-    hits_at_half: float  # that half of maxsize would have had, estimated
-    hits_at_twice: float
-
-    @property
-    def hit_ratio(self) -> float:
-        """Hits in L1 over hits and loads; 0 before the first."""
-        return self._ratio(self.hits)
-
-    @property
-    def half(self) -> float:
-        """The same as it would be with half of maxsize, in [0, 1]."""
-        return self._ratio(self.hits_at_half)
-
-    @property
-    def twice(self) -> float:
-        """The same as it would be with twice maxsize, in [0, 1]."""
-        return self._ratio(self.hits_at_twice)
-
-    def since(self, earlier: Sizing) -> Sizing:
-        """Return what happened after an earlier snapshot of the same cache."""
-        return Sizing(
-            maxsize=self.maxsize,
-            share=self.share,
-            hits=self.hits - earlier.hits,
-            loads=self.loads - earlier.loads,
-            hits_at_half=self.hits_at_half - earlier.hits_at_half,
-            hits_at_twice=self.hits_at_twice - earlier.hits_at_twice,
-        )
-
-    def _ratio(self, hits: float) -> float:
-        requests = self.hits + self.loads
-        return min(1.0, max(0.0, hits / requests)) if requests else 0.0
+# The slots of an entry, which a shadow covers with properties.
+_own_hits, _set_own_hits = Entry.__dict__["hits"].__get__, Entry.__dict__["hits"].__set__
+_own_use, _set_own_use = Entry.__dict__["used"].__get__, Entry.__dict__["used"].__set__
 
 
 class Shadow(Entry):
-    """Stands in a miniature for an entry, whose hits and last use it has, beside its own."""
+    """Stands in a miniature for an entry, whose hits and last use it has, beside its own.
 
-    __slots__ = ("_hits_before", "_used", "kept_until", "twin")
+    The entry, or *twin*, in L1 or gone from it, is its ``value``; ``fresh_until`` is when that is
+    not kept any more. It has no slots but those of an entry, and its own hits (through earlier
+    twins, less what this one had before) and last use are in theirs.
+    """
 
-    def __init__(self, twin: Entry, hits_before: int = 0) -> None:
+    __slots__ = ()
+
+    def __init__(self, twin: Entry, own_hits: int = 0) -> None:
         self.key = twin.key
-        self.value = None
-        self.fresh_until = 0.0
-        self.twin = twin  # in L1, or gone from it
-        self.kept_until = _kept_until(twin)
-        self._hits_before = hits_before  # through earlier twins, less what this one had before
-        self._used = 0
+        self._stand_for(twin, own_hits, 0)
+
+    def _stand_for(self, twin: Entry, own_hits: int, own_use: int) -> None:
+        self.value = twin
+        self.fresh_until = twin.kept_until if isinstance(twin, LastingEntry) else twin.fresh_until
+        _set_own_hits(self, own_hits)
+        _set_own_use(self, own_use)
 
     def follow(self, twin: Entry, tick: int, hits: int) -> None:
         """Stand for another entry of the same key from now on, after so many hits by it."""
-        self._hits_before = self.hits + hits - twin.hits
-        self._used = tick
-        self.twin = twin
-        self.kept_until = _kept_until(twin)
+        self._stand_for(twin, self.hits + hits - twin.hits, tick)
 
     @property
     def hits(self) -> int:  # type: ignore[override]
-        return self._hits_before + self.twin.hits
+        own: int = _own_hits(self)
+        return own if self.value is None else own + int(self.value.hits)
 
     @property
     def used(self) -> int:
-        return max(self._used, self.twin.used)
+        own: int = _own_use(self)
+        return own if self.value is None else max(own, int(self.value.used))
 
     @used.setter
     def used(self, tick: int) -> None:
-        self._used = tick
-
-
-def _kept_until(entry: Entry) -> float:
-    return entry.kept_until if isinstance(entry, LastingEntry) else entry.fresh_until
+        _set_own_use(self, tick)
 
 
 def _in_l1(shadow: Entry) -> bool:
-    return isinstance(shadow, Shadow) and shadow.twin.fresh_until != DEAD
+    return isinstance(shadow, Shadow) and shadow.value.fresh_until != DEAD
 
 
 class Miniature:
@@ -138,6 +105,8 @@ class Miniature:
     def _make(self, maxsize: int) -> None:
         weigh = _weight_of_a_shadow if self._real.weighs else None
         self.memory = type(self._real)(maxsize, weigh=weigh)
+        self.memory.shortest_run = RUN
+        self.memory.resize(maxsize)
         self.memory.on_removal = self._removed
         self._out: dict[str, tuple[Entry, int]] = {}  # that L1 holds; with their hits by then
 
@@ -170,7 +139,7 @@ class Miniature:
         """Ask for a key that L1 lacked; it is in L1 by now."""
         self._settle(entry.key)
         shadow = self.memory.get(entry.key)
-        if isinstance(shadow, Shadow) and shadow.kept_until > now:
+        if isinstance(shadow, Shadow) and shadow.fresh_until > now:
             self.extra += self._each
             shadow.follow(entry, self._real.tick, 1)
         else:
@@ -211,14 +180,14 @@ class Miniature:
         # One tick for all, so that a last use in L1 has its place in the order here.
         memory, real = self.memory, self._real
         memory.tick = real.tick
-        used = shadow.twin.used
+        used = shadow.value.used
         memory.bury(memory.place(shadow, weight))
         shadow.used = used
         real.tick = memory.tick
 
     def _removed(self, shadow: Entry, cause: RemovalCause) -> None:
         if cause is RemovalCause.SIZE and isinstance(shadow, Shadow):
-            twin = shadow.twin
+            twin = shadow.value
             if twin.fresh_until != DEAD:
                 self._out[twin.key] = twin, twin.hits
 

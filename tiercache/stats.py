@@ -12,10 +12,6 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .miniature import Sizing
 
 EWMA_WEIGHT = 0.1  # of the newest load
 SUMMED_UP_AT = 128  # durations that wait to be
@@ -156,6 +152,51 @@ class CacheInfo:
         answered = self.hits + self.stale_served
         calls = answered + self.misses + self.absent
         return answered / calls if calls else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizing:
+    """What other sizes of L1 would have done, from a sample of the keys.
+
+    Counts are since the cache was made; those of two snapshots may be subtracted: ``since``.
+    """
+
+    maxsize: int
+    share: float  # of the keys, that was looked at
+    hits: int  # of L1, as it is
+    loads: int  # values that were stored in L1 since it did not hold their keys
+    hits_at_half: float  # that half of maxsize would have had, estimated
+    hits_at_twice: float
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits in L1 over hits and loads; 0 before the first."""
+        return self._ratio(self.hits)
+
+    @property
+    def half(self) -> float:
+        """The same as it would be with half of maxsize, in [0, 1]."""
+        return self._ratio(self.hits_at_half)
+
+    @property
+    def twice(self) -> float:
+        """The same as it would be with twice maxsize, in [0, 1]."""
+        return self._ratio(self.hits_at_twice)
+
+    def since(self, earlier: Sizing) -> Sizing:
+        """Return what happened after an earlier snapshot of the same cache."""
+        return Sizing(
+            maxsize=self.maxsize,
+            share=self.share,
+            hits=self.hits - earlier.hits,
+            loads=self.loads - earlier.loads,
+            hits_at_half=self.hits_at_half - earlier.hits_at_half,
+            hits_at_twice=self.hits_at_twice - earlier.hits_at_twice,
+        )
+
+    def _ratio(self, hits: float) -> float:
+        requests = self.hits + self.loads
+        return min(1.0, max(0.0, hits / requests)) if requests else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rich.console import Console
 
 from examples.city_service.acts import ACTS
@@ -83,10 +85,11 @@ def _tier(options: argparse.Namespace, file: Path) -> Iterator[Tier]:
     """Give a tier in a Redis, of a server of our own if need be; in a file if there is none."""
     prefix = f"city-demo-{secrets.token_hex(4)}"  # apart from all else in a Redis of yours
     if options.redis:
-        try:
-            yield Tier(options.redis, file, prefix)
-        finally:
-            _remove_all(options.redis, prefix)
+        with _client(options.redis) as client:
+            try:
+                yield Tier(options.redis, file, prefix)
+            finally:
+                _remove_all(client, prefix)
     elif options.sqlite or not binaries():
         yield Tier(None, file)
     else:
@@ -94,11 +97,20 @@ def _tier(options: argparse.Namespace, file: Path) -> Iterator[Tier]:
             yield Tier(server.url, file, prefix)
 
 
-def _remove_all(url: str, prefix: str) -> None:
-    """Leave nothing in a Redis that is not ours."""
-    with redis.Redis.from_url(url) as client:
-        for key in client.scan_iter(f"*{prefix}*", count=1000):
-            client.unlink(key)
+def _client(url: str) -> redis.Redis:
+    """Connect to a Redis that is not ours, or say at once that it cannot be reached."""
+    try:
+        client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+        client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise SystemExit(f"make demo: REDIS does not answer: {error}") from None
+    return client
+
+
+def _remove_all(client: redis.Redis, prefix: str) -> None:
+    """Leave nothing behind in it."""
+    for key in client.scan_iter(f"*{prefix}*", count=1000):
+        client.unlink(key)
 
 
 if __name__ == "__main__":

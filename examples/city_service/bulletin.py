@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, NamedTuple
 
-from examples.city_service.database import City
+from examples.city_service.database import WORLD, City
 
-Place = int | str  # a city or a country
+Place = int | str  # a city, a country or the world
 Columns = Sequence[Any]  # of versions by place: one for each process, which alone writes it
 
 
@@ -50,6 +50,7 @@ def columns(known: Sequence[City], workers: int) -> Columns:
 def _places(known: Sequence[City]) -> dict[Place, int]:
     names: dict[Place, None] = dict.fromkeys(city.id for city in known)
     names |= dict.fromkeys(city.country for city in known)
+    names[WORLD] = None
     return {place: number for number, place in enumerate(names)}
 
 
@@ -63,7 +64,7 @@ class Bulletin:
         self._lock = threading.Lock()
 
     def announce(self, places: Sequence[Place], version: int) -> list[Announced]:
-        """Tell all that the pages of a city and its country are outdated since now."""
+        """Tell all that the pages of these are outdated since now."""
         known = [place for place in places if place in self._places]  # not what is new
         announced = [Announced(place, version, time.monotonic()) for place in known]
         with self._lock:

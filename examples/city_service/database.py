@@ -27,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NEW_IDS = 20_000_000  # and up: of cities that are founded here, higher than any real one
+WORLD = "world"  # the place that the front page is about
 EARTH_KM = 6371.0
 AROUND_KM = 150.0
 
@@ -44,6 +45,10 @@ WITH totals AS (
 SELECT country.name, mine.cities, mine.people, mine.version,
        (SELECT count(*) + 1 FROM totals AS other WHERE other.people > mine.people) AS place
 FROM totals AS mine JOIN country ON country.code = mine.country WHERE mine.country = ?
+"""
+_WORLD = """
+SELECT country.name, sum(population), max(version)
+FROM city JOIN country ON country.code = city.country GROUP BY country ORDER BY 2 DESC
 """
 _CROWDED = """
 WITH large AS (
@@ -96,6 +101,15 @@ class CountryPage:
 
 
 @dataclass(frozen=True, slots=True)
+class WorldPage:
+    """The front page."""
+
+    largest: tuple[str, ...]  # countries
+    people: int  # in all cities
+    version: int  # the newest of any city
+
+
+@dataclass(frozen=True, slots=True)
 class Weather:
     """The weather of a country."""
 
@@ -116,7 +130,7 @@ class CityDatabase:
 
     Attributes:
         counts: ``queries``, those of them that were ``refused``, and the ``ids`` that were read.
-        pages: How many times each page was made, by city and by country.
+        pages: How many times each page was made, by city, by country, and of the world.
     """
 
     def __init__(self, path: Path, is_down: Callable[[], bool] = lambda: False) -> None:
@@ -148,6 +162,12 @@ class CityDatabase:
             row = connection.execute(_COUNTRY, (country,)).fetchone()
         name, cities, people, version, place = row
         return CountryPage(name, cities, people, place, version)
+
+    def world(self) -> WorldPage:
+        """Return the front page."""
+        with self._asked("SELECT world", page=WORLD) as connection:
+            names, people, versions = zip(*connection.execute(_WORLD), strict=True)
+        return WorldPage(names[:10], sum(people), max(versions))
 
     def weather(self, country: str) -> Weather:
         """Return a country's weather."""
@@ -264,6 +284,7 @@ class AsyncCityDatabase:
 
     city = _in_thread(CityDatabase.city)
     country = _in_thread(CityDatabase.country)
+    world = _in_thread(CityDatabase.world)
     weather = _in_thread(CityDatabase.weather)
     crowded = _in_thread(CityDatabase.crowded)
     set_population = _in_thread(CityDatabase.set_population)

@@ -16,8 +16,10 @@ from examples.city_service.stage import Told
 
 def print_told(console: Console, told: Told) -> None:
     """Print what an act has to tell."""
+    bullets = Table.grid(padding=(0, 1))
     for line in told.lines:
-        console.print(f"  • {escape(line)}", highlight=True, soft_wrap=False)
+        bullets.add_row("  •", escape(line))
+    console.print(bullets, highlight=True)
     for title, tree in told.traces:
         console.print(f"\n  [bold]{escape(title)}[/]")
         for line in tree:

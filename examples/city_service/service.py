@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from examples.city_service.database import AsyncCityDatabase, CityDatabase
 from tiercache import Cache
 
-CITY, COUNTRY = "city:{city_id}", "country:{country}"
+CITY, COUNTRY, WORLD = "city:{city_id}", "country:{country}", "world"
 WEATHER, CROWDED = "weather:{country}", "crowded:{country}"
 WARMED_CITIES = 500  # the largest
 
@@ -22,6 +22,7 @@ class CityService:
         # Changed through this service alone: the cache is told, so values may be kept long.
         self.city = cache.cached(CITY, ttl="1m")(database.city)
         self.country = cache.cached(COUNTRY, ttl="1m")(database.country)
+        self.world = cache.cached(WORLD, ttl="1m")(database.world)
         # Changed by somebody else: AdaptiveTTL finds out how often. While a value is hot, it is
         # loaded again before it goes stale, so that nobody waits.
         self.weather = cache.cached(WEATHER, ttl="200ms", refresh_ahead=0.8)(database.weather)
@@ -29,8 +30,9 @@ class CityService:
         self.crowded = cache.cached(CROWDED, ttl="10s", stale_while_revalidate="1m")(
             database.crowded
         )
-        self.set_population = cache.invalidates((CITY, COUNTRY))(database.set_population)
-        self.found = cache.invalidates((CITY, COUNTRY), creates=True)(database.found)
+        pages = (CITY, COUNTRY, WORLD)  # that an update outdates, in all processes
+        self.set_population = cache.invalidates(pages)(database.set_population)
+        self.found = cache.invalidates(pages, creates=True)(database.found)
 
 
 def register_warmers(service: CityService, database: CityDatabase, cache: Cache) -> None:

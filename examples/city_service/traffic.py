@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, count
 from typing import Any
 
-from examples.city_service.database import NEW_IDS, City
+from examples.city_service.database import NEW_IDS, WORLD, City
 
 UPDATE_SHARE = 0.01  # of the visits
 FOUNDING_SHARE = 0.002
@@ -25,6 +25,12 @@ class Request:
     args: tuple[Any, ...]
     pause: float = 0.0  # seconds after it
     is_new: bool = False  # a look at what was founded just now
+
+    @property
+    def place(self) -> int | str:
+        """What it asks about."""
+        place: int | str = self.args[0] if self.args else WORLD
+        return place
 
 
 class Traffic:
@@ -61,6 +67,7 @@ class Traffic:
                 population = round(city.population * draw.uniform(0.99, 1.01))
                 yield Request("set_population", (city.id, city.country, population))
             # After an update these are the next reads, which must see it.
+            yield Request("world", ())
             yield Request("city", (city.id,))
             yield Request("country", (city.country,))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from examples.city_service.bulletin import Bulletin, Floor
+from examples.city_service.database import WORLD
 from examples.city_service.tally import Tally
 from examples.city_service.traffic import Request
 
@@ -41,7 +42,7 @@ class Watch:
         if request.what == "weather":
             floor = self._weather(request.args[0])
         elif request.what not in _UPDATES:
-            floor = self._bulletin.floor(request.args[0])
+            floor = self._bulletin.floor(request.place)
         return Glance(request, floor, time.monotonic_ns())
 
     def after(self, glance: Glance, answer: Any) -> None:
@@ -51,14 +52,14 @@ class Watch:
         if request.what in _UPDATES:
             tally.founded += request.what == "found"
             tally.updates += request.what == "set_population"
-            tally.announced += self._bulletin.announce(request.args[:2], answer)
+            tally.announced += self._bulletin.announce((*request.args[:2], WORLD), answer)
             return
         tally.read(took)
         if answer is None:
             tally.absent += 1
             tally.lost += request.is_new
         elif isinstance(glance.floor, Floor):
-            tally.check(request.args[0], answer.version, glance.floor, glance.began / 1e9)
+            tally.check(request.place, answer.version, glance.floor, glance.began / 1e9)
         else:
             assert glance.floor is not None
             tally.check_weather(answer.version, glance.floor)

@@ -60,6 +60,7 @@ class Memory(ABC):
             )
         self.maxsize = maxsize
         self.tick = 0  # advanced by writers; hits copy it to their entry
+        self.shortest_run = 1  # of insertions that a policy may lump together, to save memory
         self.on_removal: Callable[[Entry, RemovalCause], None] | None = None
         self.on_clear: Callable[[], None] | None = None  # once everything has been dropped
         self._observer: Observer | None = None

@@ -59,7 +59,7 @@ class LRU(Memory):
     # The lock is held.
 
     def _resized(self, factor: float) -> None:
-        self._span = max(1, min(self.maxsize // GENERATIONS, GENERATION_CAP))
+        self._span = max(self.shortest_run, min(self.maxsize // GENERATIONS, GENERATION_CAP))
 
     def _reset_order(self) -> None:
         self._generations: deque[_Generation] = deque([_Generation(self.tick)])
