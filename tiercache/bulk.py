@@ -16,8 +16,9 @@ from time import perf_counter
 from typing import Any
 
 from .claims import HELD, Claims
+from .current import loading
 from .entry import Entry, LastingEntry
-from .flow import Flow, loading, outcome
+from .flow import Flow, outcome
 from .load import Load
 from .runtime import CONCURRENT_LOADS, BoxedStop, Port
 from .singleflight import Flight, Source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .errors import CacheError
 from .load import Load
 from .singleflight import Flight, loading_now
@@ -38,3 +40,18 @@ def load_of(flight: Flight) -> Load | None:
     flight.load = made
     flight.tags = None  # it may get any, from now on
     return made
+
+
+class loading:  # noqa: N801 - reads as a statement: `with loading(flights):`
+    """The time in which the loaders of some flights run, in this context."""
+
+    __slots__ = ("_flights", "_token")
+
+    def __init__(self, flights: Sequence[Flight]) -> None:
+        self._flights = flights
+
+    def __enter__(self) -> None:
+        self._token = loading_now.set((*self._flights, *loading_now.get()))
+
+    def __exit__(self, *_: object) -> None:
+        loading_now.reset(self._token)

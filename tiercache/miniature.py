@@ -18,8 +18,8 @@ Half the size is half of what the watched keys really have of L1, which with pop
 them is more than their share of all keys.
 
 Bounds: some 800 shadows at most, with all else 120 kB a cache. A load costs a hash more, and that
-of a watched key 5 to 8 µs: each 16th in an L1 of 1,024 to 5,120 entries, fewer in a larger one, up to
-all in a smaller. Measured over seven traces, both policies, in benchmarks/sizing.py: from 1,000
+of a watched key 5 to 8 µs: each 16th in an L1 of 1,024 to 5,120 entries, fewer in a larger one, up
+to all in a smaller. Measured over seven traces, both policies, in benchmarks/sizing.py: from 1,000
 entries on ``twice`` errs by 0.3 points in the mean and ``half`` by 0.6, nine in ten by at most 0.7
 and 1.5, the worst by 2.3; in a smaller L1 by up to 9 where the curve is steep. Where nothing is
 loaded for long and nobody asks for ``stats()``, ``half`` is only known to be at most what it says.

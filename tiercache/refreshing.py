@@ -196,7 +196,7 @@ class Refreshing(Lookup):
     def note_failure(self, flight: Flight, spec: Spec) -> None:
         """Leave a key alone for a while whose value could not be replaced."""
         found = flight.stale
-        if found is None:
+        if found is None or is_answer(spec, flight.error):
             return
         now, ttl = self.time(), None if found.record is None else found.record.ttl
         until = self.pauses.failed(flight.key, now, spec.ttl if ttl is None else ttl)
@@ -227,4 +227,9 @@ def _may_be_hidden(spec: Spec, error: BaseException | None) -> bool:
     """Whether a stale value may stand in for an error: not for one that is an answer."""
     if not isinstance(error, Exception) or isinstance(error, ConfigurationError):
         return False
-    return not (spec.negative_errors and isinstance(error, spec.negative_errors))
+    return not is_answer(spec, error)
+
+
+def is_answer(spec: Spec, error: BaseException | None) -> bool:
+    """Whether an error is one that a function is known to answer with."""
+    return bool(spec.negative_errors) and isinstance(error, spec.negative_errors)

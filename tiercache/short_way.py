@@ -14,8 +14,8 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from .entry import Entry
-from .flow import refuse_coroutine
 from .load import Load
+from .loading import refuse_coroutine
 from .runtime import run
 from .singleflight import Deck, Flight, loading_now
 from .ttl import jittered

@@ -21,7 +21,8 @@ import pytest
 import tiercache
 from tests.servers import RedisServer, binaries
 from tiercache import Cache, default
-from tiercache.decorators import _TOOLS, Options
+from tiercache.decorators import Options
+from tiercache.methods import TOOLS
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
@@ -148,4 +149,4 @@ def test_reference_is_complete() -> None:
     words = set(re.findall(r"\w+", (ROOT / "docs/reference.md").read_text()))
     options = set(inspect.signature(Cache).parameters) | {each.name for each in fields(Options)}
     counters = {each.name for each in (*fields(tiercache.Stats), *fields(tiercache.LoadSeconds))}
-    assert set(tiercache.__all__) | options | counters | set(_TOOLS) <= words
+    assert set(tiercache.__all__) | options | counters | set(TOOLS) <= words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ import pytest
 from tests.flow.scripted import Failure, Scripted
 from tests.kinds import Kind
 from tests.waiting import until
-from tiercache import MISS, Cache, ConfigurationError, Event, LoadTimeout, Plugin
+from tiercache import (
+    MISS,
+    Cache,
+    ConfigurationError,
+    Event,
+    LoadTimeout,
+    Plugin,
+    current_load,
+)
 from tiercache.testing import DictStore, FakeClock
 
 
@@ -102,7 +111,7 @@ def test_a_failing_key_is_left_alone_ever_longer(
         assert kind.call(f, 1) == 1
         if len(source.loads) > before:
             tried.append(tenth / 10)
-    gaps = [b - a for a, b in zip(tried, tried[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(tried)]
     for number, gap in enumerate(gaps):
         assert 0.8 * 2**number - 0.01 <= gap <= 2**number + 0.11
     assert len(gaps) == 5
@@ -319,7 +328,7 @@ def test_a_refresh_has_an_empty_context(
 def test_expire_makes_stale(
     kind: Kind, make_cache: Callable[..., Cache], clock: FakeClock, source: Scripted
 ) -> None:
-    """An expired value is loaded again by the next read, here and elsewhere, and kept for errors."""
+    """An expired value is loaded again by the next read, everywhere, and kept for errors."""
     store = DictStore(clock=clock)
     options = {"l2": store, "ttl": 100, "stale_if_error": 50}
     one, two, three = (make_cache(**options) for _ in range(3))
@@ -465,3 +474,48 @@ def test_bad_options(cache: Cache, options: dict[str, Any], message: str) -> Non
 
     with pytest.raises(ConfigurationError, match=message):
         cache.cached(**options)(load)
+
+
+@pytest.mark.parametrize("how", ["when", "ttl", "skip"])
+def test_a_refresh_whose_value_is_not_kept(
+    kind: Kind, make_cache: Callable[..., Cache], clock: FakeClock, how: str
+) -> None:
+    """By when= or a TTL of nothing the old value goes; a loader that skips says nothing of it."""
+    cache = make_cache(l2=DictStore(clock=clock), ttl=10, stale_while_revalidate=60)
+    loads: list[int] = []
+
+    def load(x: int) -> int:
+        loads.append(x)
+        if len(loads) == 2 and how == "skip":
+            current_load().skip()
+        if len(loads) == 2 and how == "ttl":
+            current_load().ttl = 0
+        return len(loads)
+
+    options = {"when": lambda value: value != 2} if how == "when" else {}
+    f = cache.cached("k:{x}", **options)(kind.function(load))
+    assert kind.call(f, 1) == 1
+    clock.advance(11)
+    assert kind.call(f, 1) == 1
+    kind.settle(cache)
+    assert kind.call(f, 1) == (1 if how == "skip" else 3)
+    kind.settle(cache)
+    assert len(loads) == (2 if how == "skip" else 3)
+
+
+def test_an_error_that_is_an_answer_is_no_failed_refresh(
+    kind: Kind, cache: Cache, clock: FakeClock, source: Scripted
+) -> None:
+    """A negative error during a refresh is remembered, and counts as no failure."""
+    f = cache.cached(ttl=10, stale_while_revalidate=60, negative_errors=KeyError, negative_ttl=5)(
+        source.function
+    )
+    kind.call(f, 1)
+    source.error = KeyError("gone")
+    clock.advance(11)
+    assert kind.call(f, 1) == 1
+    kind.settle(cache)
+    with pytest.raises(KeyError):
+        kind.call(f, 1)
+    assert cache.stats().refresh_errors == 0
+    assert source.loads == [1, 1]

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack, ExitStack
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Self
 
+from tiercache.current import loading
 from tiercache.errors import ConfigurationError
-from tiercache.flow import loading
 from tiercache.runtime import Port, run
 from tiercache.spec import Spec
 from tiercache.writes.publishing import AfterCommit, Publication, checked_choice, write_failed

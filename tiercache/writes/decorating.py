@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiercache.calls import RESULT, Calls
+from tiercache.current import loading
 from tiercache.errors import ConfigurationError
-from tiercache.flow import loading
 from tiercache.options import checked_function, is_async, same_kind
 from tiercache.runtime import run
 from tiercache.spec import Spec
