@@ -7,7 +7,10 @@ in the database, the cache, the guard and the spans is sent along with its resul
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -164,12 +167,21 @@ class Worker:
 def main(plan: Plan, shared: Shared, pipe: Connection) -> None:
     """Do each job that comes through the pipe; end when None comes, or the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends, and we with it
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     worker = Worker(plan, shared)
     try:
         while (job := _next(pipe)) is not None:
             pipe.send(worker.do(job))
     finally:
         worker.close()
+
+
+def _die_with_parent() -> None:
+    """Be gone as soon as the parent is, should it be killed in the middle of a job."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _next(pipe: Connection) -> Job | None:

@@ -194,7 +194,7 @@ def test_its_own_reads_do_not_wait_for_it(kind: Kind, make_cache: Callable[..., 
 def test_where_l2_fails_the_key_is_invalidated(
     kind: Kind, make_cache: Callable[..., Cache], fault: str
 ) -> None:
-    """Without L2 the write succeeds, the key is invalidated as soon as can be; or it raises, too."""
+    """Without L2 the write succeeds, and the key is invalidated as soon as can be; or it raises."""
     inner = DictStore()
     store = FaultyStore(inner)
     cache, other = make_cache(l2=store), make_cache(l2=inner)
@@ -215,7 +215,7 @@ def test_where_l2_fails_the_key_is_invalidated(
 
 
 def test_a_value_without_bytes(kind: Kind, make_cache: Callable[..., Cache]) -> None:
-    """A value that cannot be encoded is not in L2: the key is invalidated, or WriteFailed raised."""
+    """A value that has no bytes is not in L2: the key is invalidated, or WriteFailed raised."""
     store = DictStore()
     cache = make_cache(l2=store)
     kind.do(cache, "set", "k:1", "old")
@@ -226,7 +226,7 @@ def test_a_value_without_bytes(kind: Kind, make_cache: Callable[..., Cache]) -> 
     strict = cache.write_through("k:{x}", on_cache_failure="raise")(
         kind.function(lambda x: threading.Lock())
     )
-    with pytest.raises(WriteFailed), pytest.warns(UserWarning):
+    with pytest.raises(WriteFailed), pytest.warns(UserWarning, match="cannot encode"):
         kind.call(strict, 1)
 
 

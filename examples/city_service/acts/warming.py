@@ -43,16 +43,15 @@ def play(stage: Stage) -> Told:
     """Warm all processes at once."""
     outcomes = stage.fleet.all(Warm())
     warmed = [outcome.value for outcome in outcomes]
-    keys = WARMED_CITIES + len(stage.countries) + len(stage.reported)
-    counts = summed(outcomes)
+    by_process = [outcome.pages.total() for outcome in outcomes]
     facts = {
-        "keys": keys,
-        "loads": counts["loads"],
-        "loads_by_process": [outcome.counts["loads"] for outcome in outcomes],
+        "pages": WARMED_CITIES + len(stage.countries),
+        "loads": sum(by_process),
+        "loads_by_process": by_process,
         "failed": sum(each.report.failed for each in warmed),
         "seconds": max(each.report.seconds for each in warmed),
         "ids_known": min(each.ids for each in warmed),
-        "ids_read": counts["ids"],
+        "ids_read": summed(outcomes)["ids"],
         "guards_ready": sum(each.is_ready for each in warmed),
         "guard_kilobytes": warmed[0].guard_bytes / 1000,
     }
@@ -64,8 +63,8 @@ def _lines(facts: dict[str, Any], tier: Tier) -> list[str]:
     shared = " that all four processes share through Redis" if tier.redis else " in each process"
     return [
         (
-            f"{facts['keys']:,} pages (the largest cities, all countries, the weather) took "
-            f"{facts['loads']:,} loads, {by_process}: each is loaded by one process, for all four"
+            f"{facts['pages']:,} pages, the largest cities and all countries, took "
+            f"{facts['loads']:,} loads, {by_process}: each was loaded by one process, for all"
         ),
         (
             f"Bloom guard: {facts['ids_read']:,} ids were read, for a filter of "
