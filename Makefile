@@ -20,7 +20,7 @@ demo: $(VENV)/.demo ## Show the full stack at work in half a minute: four proces
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadscope
+	@$(BIN)/python -m pytest -n 3 --dist loadscope
 
 .PHONY: soak
 soak: $(VENV)/.dev ## Have processes share a cache while their Redis fails in all ways (SOAK_SECONDS=600)

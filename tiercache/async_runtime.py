@@ -64,14 +64,7 @@ class AsyncPort:
         others: Sequence[Flight],
     ) -> None:
         loop = asyncio.get_running_loop()
-        task = self._start(loop, carry)
-
-        def leave_one() -> None:  # called for each flight that nobody wants any more
-            if all(flight.has_landed or not flight.passengers for flight in led):
-                _cancel(loop, task)
-
-        for flight in led:
-            flight.cancel = leave_one
+        _bind(loop, self._start(loop, carry), led)
         awaited = list(led)
         try:
             while awaited:
@@ -82,12 +75,15 @@ class AsyncPort:
             raise
 
     def carry(
-        self, flight: Flight, work: Callable[[], Coroutine[Any, Any, None]], *, is_refresh: bool
+        self,
+        flights: Sequence[Flight],
+        work: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        is_refresh: bool,
     ) -> bool:
         loop = asyncio.get_running_loop()
         context = contextvars.Context() if is_refresh else contextvars.copy_context()
-        task = self._start(loop, work(), context)
-        flight.cancel = partial(_cancel, loop, task)
+        _bind(loop, self._start(loop, work(), context), flights)
         return True
 
     async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
@@ -221,6 +217,19 @@ def _resolve_all(crowd: list[asyncio.Future[None]]) -> None:
 def _resolve(landed: asyncio.Future[None]) -> None:
     if not landed.done():
         landed.set_result(None)
+
+
+def _bind(
+    loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], flights: Sequence[Flight]
+) -> None:
+    """Have a task cancelled once nobody wants any of the flights that it carries."""
+
+    def leave_one() -> None:  # called for each that nobody wants any more
+        if all(flight.has_landed or not flight.passengers for flight in flights):
+            _cancel(loop, task)
+
+    for flight in flights:
+        flight.cancel = leave_one
 
 
 def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:

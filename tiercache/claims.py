@@ -85,13 +85,32 @@ class Claims:
         seconds another may have it.
         """
         ((value, claim),) = await self.ask(port, [flight], spec, anew=True)
-        if value is HELD:
-            return HELD, max(claim.held_for or 0.0, LEAST_WAIT)
+        stored = None
         if flight.lease is not None:
             # Nobody else fills it while this lease lasts: what stands there now is the newest.
             stored = await self._l2.read(port, flight.key, spec.tags)
-            if stored is not None:
-                value = self._promote_newer(flight, spec, stored)
+        return self._renewed(flight, spec, value, claim, stored)
+
+    async def renew_many(
+        self, port: Port, flights: Sequence[Flight], spec: Spec
+    ) -> list[tuple[Any, float]]:
+        """Do what ``renew`` does for each of several flights, in two round trips."""
+        asked = await self.ask(port, flights, spec, anew=True)
+        leased = [flight.key for flight in flights if flight.lease is not None]
+        there = await self._l2.read_many(port, leased, spec.tags) if leased else ()
+        stored = dict(zip(leased, there, strict=True))
+        return [
+            self._renewed(flight, spec, value, claim, stored.get(flight.key))
+            for flight, (value, claim) in zip(flights, asked, strict=True)
+        ]
+
+    def _renewed(
+        self, flight: Flight, spec: Spec, value: Any, claim: Claim, stored: Stored | None
+    ) -> tuple[Any, float]:
+        if value is HELD:
+            return HELD, max(claim.held_for or 0.0, LEAST_WAIT)
+        if stored is not None:
+            value = self._promote_newer(flight, spec, stored)
         return value, 0.0
 
     async def ask(

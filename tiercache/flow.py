@@ -61,10 +61,10 @@ class Flow(Loading):
                         self.flights.fail(flight, error)
                     raise
             elif not loading_now.get() and not waits_for_itself(flight):
-                await self._wait_for(port, flight, self._patience(spec, flight))
-            elif not await self.follow(port, flight, self._patience(spec, flight)):
+                await self._wait_for(port, flight, self.patience(spec, flight))
+            elif not await self.follow(port, flight, self.patience(spec, flight)):
                 return await self.run_directly(port, flight, spec, args, kwargs or {})
-            landed = self._landed(spec, flight)
+            landed = self.landed(spec, flight)
             if landed is not None:
                 self.count(spec, landed, leads=leads)
                 if step is not None:
@@ -82,13 +82,13 @@ class Flow(Loading):
                 step.failed(landed.error)
         return landed
 
-    def _patience(self, spec: Spec, flight: Flight) -> float | None:
+    def patience(self, spec: Spec, flight: Flight) -> float | None:
         """Return how long to wait for a flight where there is a stale value to go on with."""
         if spec.soft_timeout is None or self.servable(spec, flight) is None:
             return None
         return spec.soft_timeout
 
-    def _landed(self, spec: Spec, flight: Flight) -> Flight | None:
+    def landed(self, spec: Spec, flight: Flight) -> Flight | None:
         """Return a flight that brought an answer, if a stale one; None: try again."""
         if flight.has_landed and not flight.must_retry:
             return flight if flight.error is None else self.fall_back(spec, flight)
@@ -155,7 +155,9 @@ class Flow(Loading):
         with self.flights.lock:
             is_current = self.flights.is_current(flight)
             self.flights.detach_flight(flight)
-            if is_current and self.need_not_wait(port, spec, flight.key, found, args, kwargs):
+            if is_current and self.need_not_wait(
+                port, spec, flight.key, found, self.flights.era, args, kwargs
+            ):
                 flight.source = Source.STALE
                 return True
             if is_current:
@@ -169,7 +171,7 @@ class Flow(Loading):
         with self.flights.lock:
             flight.passengers += 1  # that one goes on whoever leaves
         work = partial(self.fly, port, flight, spec, args, kwargs)
-        if not port.carry(flight, work, is_refresh=False):
+        if not port.carry([flight], work, is_refresh=False):
             with self.flights.lock:
                 flight.passengers -= 1
             return False
@@ -224,7 +226,11 @@ class Flow(Loading):
     async def _wait_for(self, port: Port, flight: Flight, seconds: float | None) -> None:
         spans = self.telemetry.spans
         with NO_STEP if spans is None else spans.wait(flight):
-            await port.follow(self.flights, flight, seconds)
+            await self.wait_for(port, flight, seconds)
+
+    async def wait_for(self, port: Port, flight: Flight, seconds: float | None) -> None:
+        """Wait until a flight has landed, or is overdue and detached; or so many seconds."""
+        await port.follow(self.flights, flight, seconds)
         if (
             seconds is None
             and not flight.has_landed

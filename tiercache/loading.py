@@ -66,7 +66,7 @@ class Loading(Refreshing):
             self.fail(flight, spec, error)
         except BaseException as error:
             end = None if isinstance(error, GeneratorExit) else Kind.LANDED
-            self._break_off(port, flight, spec, error)
+            self.break_off(port, flight, spec, error)
             raise
         else:
             if value is HELD:
@@ -77,7 +77,7 @@ class Loading(Refreshing):
             if flight.lease is not None and self.claims is not None:
                 await self.claims.give_up(port, [flight], end)
 
-    def _break_off(self, port: Port, flight: Flight, spec: Spec, error: BaseException) -> None:
+    def break_off(self, port: Port, flight: Flight, spec: Spec, error: BaseException) -> None:
         """Land a flight that was ended by something else than its load."""
         is_news = flight.renews and not flight.has_landed
         self.flights.fail(flight, error, must_retry=port.ends_the_leader_only(error))
@@ -187,11 +187,11 @@ class Loading(Refreshing):
         if flight.replaces and not in_store:
             await self._withdraw(port, flight, spec, value, life)
         elif is_not_kept and flight.renews:
-            await self._let_be(port, flight, spec, value)
+            await self.let_be(port, flight, spec, value)
         elif life is not None:
             self.put(flight, spec, value, life)
 
-    async def _let_be(self, port: Port, flight: Flight, spec: Spec, value: Any) -> None:
+    async def let_be(self, port: Port, flight: Flight, spec: Spec, value: Any) -> None:
         """See to the old value after a refresh whose value is not to be kept.
 
         A loader that skips says nothing of the old one. A value that is not kept by the options

@@ -259,15 +259,21 @@ class Lookup:
             step.answered(names.L2_HIT if values else names.MISS)
         return values
 
-    async def find_many(self, port: Port, spec: Spec, keys: Sequence[str]) -> dict[str, Any]:
-        """Do what ``look_many`` does, as part of something larger."""
+    async def find_many(
+        self,
+        port: Port,
+        spec: Spec,
+        keys: Sequence[str],
+        stale: dict[str, Standing] | None = None,
+    ) -> dict[str, Any]:
+        """Do what ``look_many`` does, as part of something larger; note what has gone stale."""
         await self.listen(port)
         if self.l2 is None or not spec.uses_store:
             spec.counters.misses += len(keys)
             return {}
         era = self.flights.era
         found = await self.l2.read_many(port, keys, spec.tags)
-        values = self._keep_found(spec, era, keys, found)
+        values = self._keep_found(spec, era, keys, found, stale)
         if self.overlay is not None and spec.function is None and len(values) < len(keys):
             missing = [key for key in keys if key not in values]
             values.update(await self.pending(port, spec, missing))
@@ -280,7 +286,12 @@ class Lookup:
         return await self.overlay.values(port, spec, keys, for_load=False)
 
     def _keep_found(
-        self, spec: Spec, era: int, keys: Sequence[str], found: Sequence[Stored | None]
+        self,
+        spec: Spec,
+        era: int,
+        keys: Sequence[str],
+        found: Sequence[Stored | None],
+        stale: dict[str, Standing] | None = None,
     ) -> dict[str, Any]:
         """Decode what L2 had and put it in L1, unless a write came between; return the values."""
         values: dict[str, Any] = {}
@@ -295,6 +306,8 @@ class Lookup:
             ttl, tags, keep, record = life
             if ttl is None or ttl > 0:
                 values[key] = value
+            elif stale is not None:
+                stale[key] = self._gone_stale(value, life)
             if self.memory is None:
                 continue
             if record is None and not keep:  # as schedule() would, in a loop over many
@@ -348,13 +361,15 @@ class Lookup:
             return MISS
         self.put(flight, spec, value, life)
         if life.is_stale:
-            stale_at = self.time() + (life.ttl or 0.0)
-            flight.stale = Standing(
-                *(value, stale_at, stale_at + life.keep, life.record), tags=life.tags
-            )
+            flight.stale = self._gone_stale(value, life)
             return MISS
         flight.source = source
         return value
+
+    def _gone_stale(self, value: Any, life: Life) -> Standing:
+        """Return what a value that L2 holds, and that is not fresh any more, stands for."""
+        stale_at = self.time() + (life.ttl or 0.0)
+        return Standing(value, stale_at, stale_at + life.keep, life.record, tags=life.tags)
 
     def promote_newer(self, flight: Flight, spec: Spec, stored: Stored) -> Any:
         """Do so where it will be fresh for longer than what the flight is to replace, or MISS."""

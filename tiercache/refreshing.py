@@ -12,7 +12,7 @@ A value that is stale beyond that is a miss; it is served all the same where its
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -55,6 +55,7 @@ class Refreshing(Lookup):
 
         A value that is due is refreshed behind. A remembered error is raised.
         """
+        era = self.flights.era
         found = self.fresh(key)
         if found is None:
             if not spec.keep:
@@ -62,94 +63,126 @@ class Refreshing(Lookup):
             return self._stale_nearby(port, spec, key, args, kwargs), None
         entry, value = found
         if entry.__class__ is LastingEntry:
-            self.attend(port, spec, entry, value, args, kwargs)
+            at_stake = self.at_stake(spec, entry, value)
+            if at_stake is not None:
+                self.refresh_behind(port, spec, key, at_stake, era, args, kwargs)
         if self.telemetry.traces_hits:
             return self.trace_hit(spec.function_name, entry, value), entry
         return self.hit(entry, value), entry
 
     def _stale_nearby(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Any:
-        """Return what ``serve_stale`` does, as a read of its own, or MISS."""
+        """Return a stale value of L1, as a read of its own, or MISS."""
         spans = self.telemetry.notice()
         if spans is None:
-            return self.serve_stale(port, spec, key, args, kwargs)
+            return self._serve_stale(port, spec, key, args, kwargs)
         found = self.standing(key)
-        if found is None or not self._may_skip_waiting(spec, key, found, args):
+        if found is None or not self.may_skip_waiting(spec, key, found):
             return MISS
         with spans.get(spec.function_name, key) as step:
-            value = self.serve_stale(port, spec, key, args, kwargs)
+            value = self._serve_stale(port, spec, key, args, kwargs)
             step.answered(names.MISS if value is MISS else names.STALE, self.age(found))
         return value
 
-    def attend(
-        self, port: Port, spec: Spec, entry: LastingEntry, value: Any, args: Any, kwargs: Any
-    ) -> None:
-        """Refresh a fresh value of L1 that is due."""
+    def at_stake(self, spec: Spec, entry: LastingEntry, value: Any) -> Standing | None:
+        """Return what a fresh value of L1 stands for where it is due, else None."""
         now, record = self.time(), entry.record
         if entry.fresh_until > now or record is None or not spec.refreshes_ahead:
-            return
+            return None
         key, stale_at = entry.key, entry.stale_at
         if self.pauses.holds(key, now) or not is_drawn(spec, stale_at - now, record):
-            return
-        at_stake = Standing(value, stale_at, entry.kept_until, record, entry.hits, entry.tags)
-        self.refresh_behind(port, spec, key, at_stake, args, kwargs)
+            return None
+        return Standing(value, stale_at, entry.kept_until, record, entry.hits, entry.tags)
 
-    def serve_stale(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Any:
+    def _serve_stale(self, port: Port, spec: Spec, key: str, args: Any, kwargs: Any) -> Any:
         """Return a stale value of L1 that may be served without waiting, or MISS."""
-        if not spec.keep:
-            return MISS
+        era = self.flights.era
         found = self.standing(key)
-        if found is None or not self.need_not_wait(port, spec, key, found, args, kwargs):
+        if found is None or not self.need_not_wait(port, spec, key, found, era, args, kwargs):
             return MISS
         self.note_stale(spec, key, found)
         return found.value
 
     def need_not_wait(
-        self, port: Port, spec: Spec, key: str, found: Standing, args: Any, kwargs: Any
+        self, port: Port, spec: Spec, key: str, found: Standing, era: int, args: Any, kwargs: Any
     ) -> bool:
-        """Whether a stale value is served at once, and refreshed behind if it is due.
+        """Whether a stale value is served at once, and refreshed behind if it is due."""
+        if not self.may_skip_waiting(spec, key, found):
+            return False
+        if not self.is_paused(key):
+            self.refresh_behind(port, spec, key, found, era, args, kwargs)
+        return True
+
+    def may_skip_waiting(self, spec: Spec, key: str, found: Standing) -> bool:
+        """Whether a stale value is served at once.
 
         Also where it is served on error, and its load has failed a moment ago.
         """
-        if not self._may_skip_waiting(spec, key, found, args):
-            return False
-        if not self.pauses.holds(key, self.time()):
-            self.refresh_behind(port, spec, key, found, args, kwargs)
-        return True
-
-    def _may_skip_waiting(self, spec: Spec, key: str, found: Standing, args: Any) -> bool:
         now = self.time()
-        if now < found.stale_at + spec.stale_while_revalidate and args is not None:
+        if now < found.stale_at + spec.stale_while_revalidate:
             return True
         return now < found.stale_at + spec.stale_if_error and self.pauses.holds(key, now)
 
+    def is_paused(self, key: str) -> bool:
+        """Whether a key is not to be refreshed for now."""
+        return self.pauses.holds(key, self.time())
+
     def refresh_behind(
-        self, port: Port, spec: Spec, key: str, found: Standing, args: Any, kwargs: Any
+        self, port: Port, spec: Spec, key: str, found: Standing, era: int, args: Any, kwargs: Any
     ) -> None:
-        """Load a key again in the background, unless that is under way. None as args: cannot."""
-        if args is None or spec.function is None:
+        """Load a key again in the background, unless that is under way.
+
+        Args:
+            port: The caller's.
+            spec: Of the function.
+            key: The key.
+            found: What is served meanwhile.
+            era: Of the flights, from before that was found.
+            args: Of the call.
+            kwargs: Of the call.
+        """
+        flight = self.board_refresh(port, key, found, era, spec.flight_seconds)
+        if flight is None:
             return
-        flights = self.flights
-        with flights.lock:
-            flight, leads = flights.board(key, port.deck, spec.flight_seconds, port.loop())
-            if not leads:
-                flight.passengers -= 1
-                if flight.deadline > monotonic():
-                    return
-                # It hangs, and nobody follows it who would leave it behind.
-                flights.detach_flight(flight)
-                flight, _ = flights.board(key, port.deck, spec.flight_seconds, port.loop())
-            flight.renews = True
-            flight.stale = found
         work = partial(self.fly, port, flight, spec, args, kwargs or {})
         spans = self.telemetry.notice()
         if spans is not None:
             cause = spans.current()
-            work = partial(self._fly_apart, cause, port, flight, spec, args, kwargs or {})
-        if not port.carry(flight, work, is_refresh=True):
-            self.pauses.hold(key, self.time() + BUSY_SECONDS)
-            flights.fail(flight, CacheError("no thread for a refresh"), must_retry=True)
+            work = partial(self.fly_apart, cause, port, flight, spec, args, kwargs or {})
+        if not port.carry([flight], work, is_refresh=True):
+            self.postpone([flight])
 
-    async def _fly_apart(
+    def board_refresh(
+        self, port: Port, key: str, found: Standing, era: int, seconds: float
+    ) -> Flight | None:
+        """Start a flight that replaces what is served meanwhile; None: there need be none.
+
+        One is under way; or the key was invalidated since: who joins the flight must not be
+        served what was found before.
+        """
+        flights = self.flights
+        with flights.lock:
+            if not flights.lasts(era, key):
+                return None
+            flight, leads = flights.board(key, port.deck, seconds, port.loop())
+            if not leads:
+                flight.passengers -= 1
+                if flight.deadline > monotonic():
+                    return None
+                # It hangs, and nobody follows it who would leave it behind.
+                flights.detach_flight(flight)
+                flight, _ = flights.board(key, port.deck, seconds, port.loop())
+            flight.renews = True
+            flight.stale = found
+            return flight
+
+    def postpone(self, flights: Sequence[Flight]) -> None:
+        """End refreshes that there is no thread for."""
+        until = self.time() + BUSY_SECONDS
+        for flight in flights:
+            self.pauses.hold(flight.key, until)
+            self.flights.fail(flight, CacheError("no thread for a refresh"), must_retry=True)
+
+    async def fly_apart(
         self, cause: Any, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any
     ) -> None:
         """Fly in a trace of its own, linked to the one that set it off."""

@@ -33,6 +33,7 @@ Overdue: TypeAlias = "Callable[[Sequence[Flight], Spec], None]"
 
 FILL_SECONDS = 5.0  # for L2 around a load; a store's own timeout ends each operation before
 CONCURRENT_LOADS = 16  # of one batch that has no bulk loader
+_NOBODY = 0  # no thread has this identity
 THREADS = 32  # blocking loads that run beside their callers, in one cache
 
 
@@ -62,6 +63,12 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _nothing() -> None:
     """End nothing."""
+
+
+def _hand_over(flights: Sequence[Flight], thread: int) -> None:
+    """Have flights end with another thread than the one that boarded them."""
+    for flight in flights:
+        flight.thread = thread
 
 
 class Port(Protocol):
@@ -96,9 +103,13 @@ class Port(Protocol):
         ...
 
     def carry(
-        self, flight: Flight, work: Callable[[], Coroutine[Any, Any, None]], *, is_refresh: bool
+        self,
+        flights: Sequence[Flight],
+        work: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        is_refresh: bool,
     ) -> bool:
-        """Carry a flight beside this caller, who need not wait for it; False: there is no room.
+        """Carry flights beside this caller, who need not wait for them; False: there is no room.
 
         A refresh has an empty context: it is no part of whatever its caller is doing.
         """
@@ -169,15 +180,24 @@ class BlockingPort:
         await carry
 
     def carry(
-        self, flight: Flight, work: Callable[[], Coroutine[Any, Any, None]], *, is_refresh: bool
+        self,
+        flights: Sequence[Flight],
+        work: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        is_refresh: bool,
     ) -> bool:
         def body() -> None:
-            flight.thread = threading.get_ident()
+            _hand_over(flights, threading.get_ident())
             run(work())
 
         context = contextvars.Context() if is_refresh else contextvars.copy_context()
-        flight.cancel = _nothing  # it goes on, but for nobody
-        return self._start(body, self._carriers, context=context) is not None
+        for flight in flights:
+            flight.cancel = _nothing  # it goes on, but for nobody
+        _hand_over(flights, _NOBODY)
+        if self._start(body, self._carriers, context=context) is not None:
+            return True
+        _hand_over(flights, threading.get_ident())
+        return False
 
     @property
     def is_busy(self) -> bool:

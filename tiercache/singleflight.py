@@ -301,12 +301,14 @@ class Flights:
         """Begin a write of everything."""
         with self.lock:
             self._closed_fences += 1
+            self._overlaps.update(self._fences)
             self._change_all()
 
     def unfence_all(self, settle: Callable[[], None]) -> None:
         """End a write of everything; ``settle`` is called under the lock."""
         with self.lock:
             self._closed_fences -= 1
+            self._overlaps.update(self._fences)
             self._change_all()
             settle()
 

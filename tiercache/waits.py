@@ -8,13 +8,13 @@ kind of the message that brought it; None stands for no news within the time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, Self
 
 from tiercache.tiers.store import Kind
 
-__all__ = ["Expectation", "ThreadExpectation", "Waits", "lock_name"]
+__all__ = ["Expectation", "Expecting", "ThreadExpectation", "Waits", "lock_name"]
 
 
 class Expectation(Protocol):
@@ -91,3 +91,53 @@ class ThreadExpectation:
         while self._gate.acquire(blocking=False):  # several pieces of news are one
             pass
         return self._news
+
+
+class Expecting:
+    """A batch's waiting for news of any of several keys, while a ``with`` statement lasts."""
+
+    def __init__(self, waits: Waits, make: Callable[[], Expectation]) -> None:
+        self._waits = waits
+        self._make = make  # what this caller waits with
+        self._notes: dict[str, _Note] = {}
+        self._failed: set[str] = set()  # keys; added to by any thread, in single steps
+        self.waiter: Expectation | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for key, note in self._notes.items():
+            self._waits.remove(key, note)
+
+    def covers(self, keys: Iterable[str]) -> bool:
+        """Whether news of all these keys would be heard."""
+        return all(key in self._notes for key in keys)
+
+    def cover(self, keys: Iterable[str]) -> None:
+        """Have news of these keys heard, too."""
+        waiter = self.waiter = self.waiter or self._make()
+        for key in keys:
+            if key not in self._notes:
+                note = self._notes[key] = _Note(key, self._failed, waiter)
+                self._waits.add(key, note)
+
+    def take_failed(self) -> set[str]:
+        """Return the keys whose load, elsewhere, has failed since this was asked last."""
+        failed = self._failed.copy()
+        self._failed -= failed
+        return failed
+
+
+class _Note:
+    """A batch's waiting for news of one key."""
+
+    def __init__(self, key: str, failed: set[str], waiter: Expectation) -> None:
+        self._key = key
+        self._failed = failed
+        self._waiter = waiter
+
+    def wake(self, kind: Kind) -> None:
+        if kind is Kind.FAILED:
+            self._failed.add(self._key)
+        self._waiter.wake(kind)

@@ -8,7 +8,19 @@ from typing import Any, Self, assert_type
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from tiercache import LRU, MISS, Cache, CacheInfo, Invalidation, Miss, SQLite, Stats, cached
+from tiercache import (
+    LRU,
+    MISS,
+    Cache,
+    CacheInfo,
+    Explanation,
+    Invalidation,
+    Miss,
+    SQLite,
+    Stats,
+    cached,
+    current_load,
+)
 from tiercache_plugins.sqlalchemy import after_commit, on_commit
 
 cache = Cache("typed", l1=LRU(10), l2=SQLite("l2.db"), ttl="1h")
@@ -165,3 +177,64 @@ async def invalidating(writer: Writer, session: AsyncSession) -> None:
 
 async def async_callback() -> None:
     pass
+
+
+# Stale values, writing and reading through, warming
+
+
+@cache.cached("stale:{x}", stale_if_error="1h", refresh_ahead="xfetch", soft_timeout=0.2)
+def stale(x: int) -> str:
+    load = current_load()
+    load.ttl = "5m"
+    load.tags += ["a"]
+    return str(x) if load.stale_value is MISS else str(load.not_modified())
+
+
+def value_of(x: int, *, name: str, result: str) -> str:
+    return result
+
+
+@cache.write_through("stale:{x}", value=value_of, tags=["a"])
+def written(x: int, *, name: str) -> str:
+    return name
+
+
+@cache.write_through("stale:{x}")
+async def awritten(x: int) -> int:
+    return x
+
+
+def load_user(user_id: int) -> str:
+    return str(user_id)
+
+
+async def aload_user(user_id: int) -> str:
+    return str(user_id)
+
+
+@cache.warmer(stale)
+def some() -> list[int]:
+    return [1, 2]
+
+
+@cache.warmer
+def pairs() -> list[tuple[str, int]]:
+    return [("k", 1)]
+
+
+async def writing_and_reading() -> None:
+    assert_type(stale(1), str)
+    assert_type(stale.explain(1), Explanation)
+    assert_type(written(1, name="Ada"), str)
+    assert_type(await awritten(1), int)
+    written("x", name="Ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    users = cache.read_through(load_user, key="user:{}")
+    assert_type(users.get(1), str)
+    assert_type(users.many([1]), dict[int, str])
+    ausers = cache.read_through(aload_user, key="user:{}")
+    assert_type(await ausers.get(1), str)
+    users.get("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with cache.writing("k", 1) as block:
+        assert_type(block.value, Any)
+    async with cache.writing("k", 1, after=after_commit(Session)):
+        pass

@@ -300,6 +300,13 @@ class Spans:
         step.cause = cause
         return step
 
+    def refresh_many(self, function: str, count: int, cause: SpanContext | None) -> Step:
+        """Begin a refresh of so many values together."""
+        attributes = {**self._of(function), names.KEYS: count}
+        step = Apart(self._tracer, names.REFRESH, attributes)
+        step.cause = cause
+        return step
+
     def explicit_refresh(self, function: str, key: str) -> Step:
         """Begin a refresh that a caller waits for."""
         if _is_sampled_out():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -70,6 +71,8 @@ class WriteBehind(DeadLetters):
 
     def _start_afresh(self) -> None:
         options = self._options
+        self._lock = threading.Lock()
+        self._under_way = 0  # writes on their way into the journal; guarded by _lock
         self._counts = Counts()
         self.journal = self._make_journal()
         self._entering = Entering(self._cache.flow, self._writing, self.journal, self._spec)
@@ -161,16 +164,25 @@ class WriteBehind(DeadLetters):
         return NO_STEP if spans is None else spans.put_behind(self.name, key)
 
     async def _write(self, port: Port, write: Write) -> int:
-        if self._is_closed:
-            raise CacheError(f"write-behind {self.name!r} is closed; nothing was accepted")
         self._crew.start()
-        accepted = await self._entering.make(port, write, self._options.max_pending)
+        accepted = await self._offer(port, write)
         if accepted.version is None:
             accepted = await self._write_when_there_is_room(port, write, accepted.depth)
         assert accepted.version is not None
         self._counts.add("puts")
         self._bell.ring(write.draft.key)
         return accepted.version
+
+    async def _offer(self, port: Port, write: Write) -> Accepted:
+        with self._lock:
+            if self._is_closed:
+                raise CacheError(f"write-behind {self.name!r} is closed; nothing was accepted")
+            self._under_way += 1
+        try:
+            return await self._entering.make(port, write, self._options.max_pending)
+        finally:
+            with self._lock:
+                self._under_way -= 1
 
     async def _write_when_there_is_room(self, port: Port, write: Write, depth: int) -> Accepted:
         options = self._options
@@ -179,7 +191,7 @@ class WriteBehind(DeadLetters):
             while time.monotonic() < deadline:
                 self._bell.force()
                 await port.news(expected, LOOK_SECONDS)
-                accepted = await self._entering.make(port, write, options.max_pending)
+                accepted = await self._offer(port, write)
                 if accepted.version is not None:
                     return accepted
         raise JournalFull(
@@ -251,10 +263,12 @@ class WriteBehind(DeadLetters):
         return await self._close(self._cache.asyncio, seconds(timeout, name="timeout"))
 
     async def _close(self, port: Port, limit: float) -> int:
-        was_open, self._is_closed = not self._is_closed, True
+        with self._lock:
+            was_open, self._is_closed = not self._is_closed, True
         deadline = time.monotonic() + limit
         left = 0
         try:
+            await self._let_in(port, min(limit, GRACE_SECONDS))
             if was_open and self._crew.size:
                 left = await self._flush(port, limit)
         except (StoreError, JournalMismatch) as error:
@@ -267,6 +281,13 @@ class WriteBehind(DeadLetters):
         self._overlay.remove(self.journal)
         self._say_what_is_left(left)
         return left
+
+    async def _let_in(self, port: Port, seconds: float) -> None:
+        """Wait for writes that are being accepted, so that they are flushed, too."""
+        deadline = time.monotonic() + seconds
+        with _Expecting(self, port) as expected:
+            while self._under_way and time.monotonic() < deadline:
+                await port.news(expected, 0.005)
 
     def _say_what_is_left(self, left: int) -> None:
         if left and self._options.is_durable:

@@ -17,6 +17,7 @@ from tiercache.writes.operation import new_head
 
 if TYPE_CHECKING:
     from tiercache.flow import Flow
+    from tiercache.l2 import L2
     from tiercache.runtime import Port
     from tiercache.spec import Spec
     from tiercache.tiers.memory import Removed
@@ -117,21 +118,31 @@ class Entering:
             answer: Accepted = await l2.demand(
                 port, self.journal, "put", write.draft, write.change, most
             )
-        except StoreError as error:
-            l2.debts.owe(Kind.DELETE, [write.draft.key])
-            self._writing.see_to_debts(l2)
+        except Exception as error:
+            if not isinstance(error, StoreError):  # then nothing has changed
+                raise
+            self._owe(l2, write)
             raise WriteFailed(
                 f"a write behind was not accepted, or may not have been: {error}; write it again"
             ) from error
+        except BaseException:  # interrupted: nobody knows what was done
+            self._owe(l2, write)
+            raise
         return answer
+
+    def _owe(self, l2: L2, write: Write) -> None:
+        l2.debts.owe(Kind.DELETE, [write.draft.key])
+        self._writing.see_to_debts(l2)
 
     async def _store_beside(self, port: Port, write: Write) -> None:
         """Bring L2 in line where the journal does not."""
         l2, change = self._flow.l2, write.change
         if l2 is None or change is None or self.journal.writes_entries:
             return
-        if change.item is not None:
-            await l2.write(port, [change.item])
-        else:
-            await l2.delete(port, [write.draft.key])
-        self._writing.see_to_debts(l2)
+        try:
+            if change.item is not None:
+                await l2.write(port, [change.item])
+            else:
+                await l2.delete(port, [write.draft.key])
+        finally:
+            self._writing.see_to_debts(l2)

@@ -42,6 +42,8 @@ class KeyWrite:
         self.flight = Flight(key, Deck.BLOCKING, spec.load_seconds, None, 0, flow.name)
         self.reaches_store = True  # as far as is known
         self._is_fenced = False
+        self._era = 0  # in which it began: a tag that is invalidated later outdates the value
+        self._era_of_pause: int | None = None  # in which it let go of the key, until finish
 
     async def begin(self, port: Port) -> None:
         """Keep others from filling the key, here and in L2."""
@@ -50,6 +52,7 @@ class KeyWrite:
             flow.hooks.tell_of_write([self.key])
         await flow.listen(port)
         self._fence()
+        self._era = flow.flights.era
         try:
             await self._take_lease(port)
         except BaseException:
@@ -58,13 +61,15 @@ class KeyWrite:
 
     async def finish(self, port: Port, value: Any) -> Outcome:
         """Have a value stand in both tiers, or nothing."""
-        self._fence()
+        was_overtaken = self._fence()
         kept: tuple[Entry, Life] | None = None
         try:
             life = self._flow.lives.of(self._spec, self.key, value)
             outcome = await self._store(port, value, life)
-            if outcome is Outcome.STORED and life is not None:
-                kept = entry_of(self.key, value, life, self._flow.flights.era), life
+            if was_overtaken and self._flow.l2 is None:
+                outcome = Outcome.INVALIDATED
+            if outcome is Outcome.STORED and life is not None and not was_overtaken:
+                kept = entry_of(self.key, value, life, self._era), life
         except BaseException:
             await self._invalidate(port)
             raise
@@ -145,10 +150,16 @@ class KeyWrite:
 
     # The fence
 
-    def _fence(self) -> None:
-        if not self._is_fenced:
-            self._flow.flights.fence([self.key])
-            self._is_fenced = True
+    def _fence(self) -> bool:
+        """Hold off other fills of the key; say whether it was changed since ``pause``."""
+        if self._is_fenced:
+            return False
+        flights, paused = self._flow.flights, self._era_of_pause
+        with flights.lock:
+            was_overtaken = paused is not None and not flights.lasts(paused, self.key)
+            flights.fence([self.key])
+        self._is_fenced = True
+        return was_overtaken
 
     def _unfence(self, kept: tuple[Entry, Life] | None) -> None:
         """Bring L1 in line: the new value, or, where it is not known to be that, none."""
@@ -160,6 +171,7 @@ class KeyWrite:
         removed: list[Removed] = []
 
         def settle(key: str, alone: bool) -> None:
+            self._era_of_pause = flow.flights.era
             if memory is None:
                 return
             if kept is None or not alone:

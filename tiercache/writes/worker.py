@@ -148,7 +148,7 @@ class Worker:
             )
             self._bell.took(taken.wait)
             self._write(taken.tickets)
-        except (StoreError, JournalMismatch) as error:
+        except Exception as error:  # whatever it is: nobody writes if this thread ends
             self._has_trouble(error)
             return 0
         if self._is_in_trouble:
@@ -159,7 +159,8 @@ class Worker:
     def _has_trouble(self, error: Exception) -> None:
         if not self._is_in_trouble:
             self._is_in_trouble = True
-            log.warning("writes behind wait: %s", error)
+            is_known = isinstance(error, StoreError | JournalMismatch)
+            log.warning("writes behind wait: %s", error, exc_info=None if is_known else error)
 
     def _leave(self) -> None:
         try:
@@ -213,7 +214,7 @@ class Worker:
         """Hand over tickets as one batch; False if it was not written."""
         try:
             count = self._hand_over(tickets)
-        except Exception as error:
+        except BaseException as error:  # a CancelledError, or SystemExit, is the writer's own
             kind = type(error).__name__  # what it says may name keys and values
             log.info("%d operations could not be written together: %s", len(tickets), kind)
             return False
@@ -230,7 +231,7 @@ class Worker:
             return False
         try:
             self._hand_over([ticket])
-        except Exception as error:
+        except BaseException as error:
             self._failed(ticket, _named(error))
             return False
         self._acknowledge([ticket], 1)
@@ -289,7 +290,7 @@ class Worker:
                 self._await(result)
             else:
                 _check_result(result)
-        except Exception:
+        except BaseException:
             self._counts.add("failures")
             raise
         finally:

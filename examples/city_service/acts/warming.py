@@ -64,7 +64,7 @@ def _lines(facts: dict[str, Any], tier: Tier) -> list[str]:
     return [
         (
             f"{facts['pages']:,} pages, the largest cities and all countries, took "
-            f"{facts['loads']:,} loads, {by_process}: each was loaded by one process, for all"
+            f"{facts['loads']:,} loads: {by_process} in the four processes, which share them"
         ),
         (
             f"Bloom guard: {facts['ids_read']:,} ids were read, for a filter of "
