@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.demo ## Show the full stack at work in half a minute: four processes, real cities, one cache (REDIS=redis://...)
@@ -40,8 +40,12 @@ format: $(VENV)/.dev ## Format the sources and mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: ## Measure against the rivals on every Python of this machine (about 5 minutes)
-	@PYTHON="$(PYTHON)" $(PYTHON) benchmarks/everywhere.py
+bench: ## Ask every question of speed, beside the rivals, on every Python here (about 5 minutes)
+	@PYTHON="$(PYTHON)" $(PYTHON) benchmarks/everywhere.py $(if $(TRACES),--traces '$(abspath $(TRACES))')
+
+.PHONY: bench-full
+bench-full: ## The same with all repeats, and whole traces (half an hour; TRACES=folder)
+	@PYTHON="$(PYTHON)" $(PYTHON) benchmarks/everywhere.py --full $(if $(TRACES),--traces '$(abspath $(TRACES))')
 
 .PHONY: clean
 clean: ## Remove the environments and what tools left behind

@@ -1,27 +1,30 @@
 """What the envelope costs above raw msgpack, side by side in one run.
 
-``python benchmarks/codec.py [--json]``. For each kind of value: the codec's encode and decode,
-next to ``msgpack.packb`` and ``unpackb`` of the same data with the same key beside it, and for a
-class, next to what one would write by hand for it.
+For each kind of value: the codec's encode and decode, next to ``msgpack.packb`` and ``unpackb`` of
+the same data, and for a class, next to what one would write by hand for it. The envelope's own cost
+(version, key, fingerprint of the type) is fixed, so small values show it most.
+
+Run as ``python -m benchmarks.codec``.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import json
-import platform
-import sys
-import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import msgpack
 
+from benchmarks.measure import Row, Sample, circumstances, interleave
+from benchmarks.report import OURS, publish
+from benchmarks.rivals import rival
 from tiercache.codec import Codec
 
 KEY = "users:user:42"
-ROUNDS = 300
-BATCH_SECONDS = 100e-6  # short, so that some batches fall between other processes' turns
+BY_HAND = "msgpack by hand"
 
 
 @dataclasses.dataclass
@@ -40,16 +43,6 @@ class Case(NamedTuple):
     value: object
     pack: Callable[[], object]
     unpack: Callable[[], object]
-
-
-class Row(NamedTuple):
-    """Nanoseconds per call; the best of the rounds, each round timing all four in turn."""
-
-    name: str
-    encode: float
-    pack: float
-    decode: float
-    unpack: float
 
 
 def plain(name: str, value: object) -> Case:
@@ -92,42 +85,43 @@ CASES = (
 )
 
 
-def measure(case: Case) -> Row:
+def measure(case: Case, rounds: int) -> Iterator[Row]:
     codec = Codec()
     schema = codec.schema(type(case.value))
     payload = codec.encode(KEY, case.value, schema=schema)
-    calls = (
-        lambda: codec.encode(KEY, case.value, schema=schema),
-        case.pack,
-        lambda: codec.decode(KEY, payload, schema=schema),
-        case.unpack,
-    )
-    counts = [
-        max(1, round(BATCH_SECONDS / min(timeit.repeat(call, number=5)) * 5)) for call in calls
-    ]
-    best = [float("inf")] * len(calls)
-    for _ in range(ROUNDS):
-        for index, (call, count) in enumerate(zip(calls, counts, strict=True)):
-            best[index] = min(best[index], timeit.timeit(call, number=count) / count * 1e9)
-    return Row(case.name, *best)
+    assert codec.decode(KEY, payload, schema=schema).value == case.value
+    for way, ours, by_hand in (
+        ("encode", lambda: codec.encode(KEY, case.value, schema=schema), case.pack),
+        ("decode", lambda: codec.decode(KEY, payload, schema=schema), case.unpack),
+    ):
+        subjects = {OURS: _sample(ours), BY_HAND: _sample(by_hand)}
+        yield Row(
+            name=f"{way}_{case.name}".replace(" ", "_").replace(",", ""),
+            question=f"{way}: {case.name}",
+            unit="ns per call",
+            baseline=BY_HAND,
+            subjects=interleave(subjects, baseline=BY_HAND, rounds=rounds),
+        )
+
+
+def _sample(call: Callable[[], object]) -> Sample:
+    def sample(calls: int) -> float:
+        began = perf_counter()
+        for _ in repeat(None, calls):
+            call()
+        return perf_counter() - began
+
+    return sample
 
 
 def main() -> None:
-    rows = [measure(case) for case in CASES]
-    if "--json" in sys.argv[1:]:
-        about = {
-            "python": platform.python_version(),
-            "msgpack": ".".join(map(str, msgpack.version)),
-        }
-        print(json.dumps({**about, "ns": [row._asdict() for row in rows]}, indent=2))
-        return
-    print(f"{'ns per call':26}{'encode':>9}{'by hand':>9}{'ratio':>7}"
-          f"{'decode':>10}{'by hand':>9}{'ratio':>7}")  # fmt: skip
-    for row in rows:
-        print(
-            f"{row.name:26}{row.encode:9.0f}{row.pack:9.0f}{row.encode / row.pack:7.2f}"
-            f"{row.decode:10.0f}{row.unpack:9.0f}{row.decode / row.unpack:7.2f}"
-        )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    rounds = 9 if parser.parse_args().quick else 31
+    rows = [row for case in CASES for row in measure(case, rounds)]
+    made = circumstances({OURS: rival(OURS)}, {})
+    made["versions"]["msgpack"] = ".".join(map(str, msgpack.version))
+    publish("codec", made, rows)
 
 
 if __name__ == "__main__":

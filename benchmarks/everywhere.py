@@ -1,8 +1,9 @@
-"""Run ``benchmarks.hot_path`` on every Python of this machine, each in its own environment.
+"""Run ``benchmarks.suite`` on every Python of this machine, each in its own environment.
 
 Needs nothing installed: `make bench` runs it with the plain python3. Environments stay in
 ``.venv-bench-*`` for the next run. A rival without a wheel for a Python is left out there,
-with a line that says so; arguments are handed on to the benchmark.
+with a line that says so; arguments are handed on to the suite. At the end the charts are drawn,
+and README.md's table is printed as these results have it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ NEEDED = ("rich", "matplotlib", "tiercache-toolkit")
 
 
 def main(arguments: list[str]) -> int:
-    failed = [version for version, python in _pythons() if _bench(version, python, arguments)]
+    pythons = _pythons()
+    failed = []
+    for number, (version, python) in enumerate(pythons):
+        further = ["--further"] if number else []
+        if _bench(version, python, [*arguments, *further]):
+            failed.append(version)
+    _run(_environment(*pythons[0]), "benchmarks.charts")
+    _run(_environment(*pythons[0]), "benchmarks.speed_table")
     if failed:
         print(f"failed on {', '.join(failed)}", file=sys.stderr)
     return len(failed)
@@ -36,8 +44,11 @@ def _pythons() -> list[tuple[str, str]]:
 def _bench(version: str, python: str, arguments: list[str]) -> int:
     """Measure on one Python; return its exit status."""
     print(f"\n== Python {version}", flush=True)
-    environment = _environment(version, python)
-    command = [environment, "-m", "benchmarks.hot_path", *arguments]
+    return _run(_environment(version, python), "benchmarks.suite", *arguments)
+
+
+def _run(interpreter: Path, module: str, *arguments: str) -> int:
+    command = [interpreter, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, env=_variables(), check=False).returncode
 
 

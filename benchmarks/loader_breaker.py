@@ -23,8 +23,8 @@ from typing import Any
 import pybreaker
 from rich.table import Table
 
-from benchmarks.measure import Measured, Sample, circumstances, interleave
-from benchmarks.report import CONSOLE, write_result
+from benchmarks.measure import Finding, Measured, Row, Sample, circumstances, interleave
+from benchmarks.report import CONSOLE, publish
 from tiercache import Cache, CircuitOpen, Load, Plugin
 from tiercache_plugins import Bulkhead, ErrorMemory, LoaderBreaker
 
@@ -142,14 +142,27 @@ def main() -> int:
         }
     for title, measured in results.items():
         show(title, measured)
-    numbers = {
-        kind: {
-            name: {"us": each.value, "ratio": each.ratio, "adds_us": added(measured, name)}
-            for name, each in measured.items()
-        }
+    rows = [
+        Row(
+            name=kind,
+            question=f"a load that succeeds, {kind}",
+            unit="us per load",
+            baseline=NONE,
+            subjects=measured,
+        )
         for kind, measured in results.items()
-    }
-    write_result("loader_breaker", circumstances({}, {}), results=numbers)
+    ]
+    findings = [
+        Finding(
+            about="what LoaderBreaker adds to a load",
+            what=kind,
+            value=added(measured, "breaker"),
+            unit="us",
+            goal=GOAL_US,
+        )
+        for kind, measured in results.items()
+    ]
+    publish("loader_breaker", circumstances({}, {}), rows, findings)
     for kind, measured in results.items():
         adds = added(measured, "breaker")
         verdict = "met" if adds <= GOAL_US else "missed"

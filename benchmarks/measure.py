@@ -153,8 +153,10 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def circumstances(rivals: Mapping[str, Rival], missing: Mapping[str, str]) -> dict[str, Any]:
-    """Say what the numbers depend on: processor, interpreter, versions."""
+    """Say what the numbers depend on: processor, interpreter, versions, and who else was busy."""
     return {
+        "arguments": sys.argv[1:],  # --quick: fewer repeats
+        "load": [round(load, 2) for load in os.getloadavg()],
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ from statistics import fmean, median
 from time import monotonic
 from typing import Any
 
-from benchmarks.measure import Finding, circumstances, percentile, python_tag
-from benchmarks.outage_chart import draw
+from benchmarks.measure import Finding, circumstances, percentile
 from benchmarks.outage_traffic import KEYS, LOAD_SECONDS, SIDES, TTL, Seen, serve
-from benchmarks.report import RESULTS, publish_findings
+from benchmarks.report import publish_findings
 from benchmarks.rivals import rival
 from tests.servers import RedisServer
 
@@ -243,13 +241,9 @@ def main() -> None:
         run = go_through(trouble, times)
         found += findings(run)
         drawn.append(series(run))
-    made = circumstances({"tiercache": rival("tiercache")}, {}) | {"load": os.getloadavg()}
-    path = RESULTS / f"outage-{python_tag()}.png"
+    setting = f"{KEYS} keys, TTL {TTL:g} s, a database that takes {LOAD_SECONDS * 1e3:g} ms"
+    made = circumstances({"tiercache": rival("tiercache")}, {}) | {"setting": setting}
     publish_findings("outage", made, found, series=drawn)
-    draw(
-        path, drawn, f"{KEYS} keys, TTL {TTL:g} s, a database that takes {LOAD_SECONDS * 1e3:g} ms"
-    )
-    print(f"written: benchmarks/results/{path.name}")
 
 
 if __name__ == "__main__":

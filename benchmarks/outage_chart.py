@@ -12,11 +12,17 @@ COLOURS = dict(zip(SIDES, ("#1a6faf", "#8a9199"), strict=True))
 OUTAGE_COLOUR = "#c0392b"
 
 
+def draw_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Draw what the JSON of ``outage`` holds."""
+    draw(path, result["series"], result["made"].get("setting", ""))
+
+
 def draw(path: Path, runs: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draw a column for each run: latency above, loads per second below."""
     import matplotlib as mpl
 
-    mpl.use("agg")
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "tiercache"  # the same numbers give the same file
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(
@@ -35,7 +41,7 @@ def draw(path: Path, runs: Sequence[Mapping[str, Any]], title: str) -> None:
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=9, loc="lower center", ncols=len(labels), frameon=False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 

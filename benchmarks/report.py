@@ -1,9 +1,9 @@
-"""What is left of a run: a table in the terminal, JSON, and mostly a chart."""
+"""What is left of a run: a table in the terminal, and JSON, of which ``charts`` makes charts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ from benchmarks.measure import Finding, Measured, Row, python_tag
 RESULTS = Path(__file__).parent / "results"
 OURS = "tiercache"
 CONSOLE = Console(width=None if Console().is_terminal else 110)
-OURS_COLOUR, THEIRS_COLOUR, GOAL_COLOUR = "#1a6faf", "#b8bec4", "#c0392b"
 
 
-def publish(name: str, made: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Print the rows and write ``results/<name>-<python>.json`` and ``.svg``."""
+def publish(
+    name: str, made: Mapping[str, Any], rows: Sequence[Row], findings: Sequence[Finding] = ()
+) -> None:
+    """Print the rows; write ``results/<name>-<python>.json`` with them and the findings."""
     print_table(f"{name} on {made['python']}, {made['cpu']}", rows)
     print_features(made)
-    path = write_result(name, made, rows=[asdict(row) for row in rows])
-    draw_chart(path.with_suffix(".svg"), f"{name}, {made['python']}", rows)
-    print(f"written: benchmarks/results/{path.name} and .svg")
+    more = {"findings": [asdict(finding) for finding in findings]} if findings else {}
+    path = write_result(name, made, rows=[asdict(row) for row in rows], **more)
+    print(f"written: benchmarks/results/{path.name}")
 
 
 def publish_findings(
@@ -45,6 +46,30 @@ def write_result(name: str, made: Mapping[str, Any], **parts: Any) -> Path:
     result = {"benchmark": name, "made": dict(made), **parts}
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
+
+
+def met_goals(result: Mapping[str, Any]) -> int:
+    """Count the goals that a result's JSON has and that it met."""
+    return sum(is_met for _, is_met in _goals(result))
+
+
+def missed_goals(result: Mapping[str, Any]) -> list[str]:
+    """Describe each goal that a result's JSON missed."""
+    return [said for said, is_met in _goals(result) if not is_met]
+
+
+def _goals(result: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    for described in result.get("rows", ()):
+        row = row_of(described)
+        if row.goal is not None and OURS in row.subjects:
+            sign = ">=" if row.higher_is_better else "<="
+            ratio = row.subjects[OURS].ratio
+            yield f"{row.question}: {ratio:.2f}x, {sign} {row.goal:.3g}x", row.reached(OURS)
+    for described in result.get("findings", ()):
+        one = Finding(**described)
+        if one.goal is not None:
+            said = f"{one.about}, {one.what}: {_number(one.value)} {one.unit}, <= {one.goal:g}"
+            yield said, one.is_reached
 
 
 def print_findings(title: str, findings: Sequence[Finding]) -> None:
@@ -84,7 +109,7 @@ def print_features(made: Mapping[str, Any]) -> None:
 def _add_row(table: Table, row: Row) -> None:
     """Add one question and its subjects, best first."""
     table.add_row(f"[bold]{row.question}[/]\n[dim]{row.unit}; {row.baseline} = 1[/]")
-    for name, measured in _ranked(row):
+    for name, measured in ranked(row):
         table.add_row(
             f"  [bold]{name}[/]" if name == OURS else f"  {name}",
             _number(measured.value),
@@ -108,52 +133,20 @@ def _goal(row: Row) -> str:
     return f"{sign} {row.goal:.3g}x {verdict}"
 
 
-def _ranked(row: Row) -> list[tuple[str, Measured]]:
+def ranked(row: Row) -> list[tuple[str, Measured]]:
+    """Return the subjects of a row, best first."""
     return sorted(
         row.subjects.items(), key=lambda item: item[1].ratio, reverse=row.higher_is_better
     )
 
 
-def draw_chart(path: Path, title: str, rows: Sequence[Row]) -> None:
-    """Draw one panel per question: bars of ratios on a logarithmic axis, a line at the goal."""
-    import matplotlib as mpl
-    from matplotlib import pyplot as plt
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "tiercache"  # the same numbers give the same file
-    columns = 2
-    lines = -(-len(rows) // columns)
-    figure, panels = plt.subplots(lines, columns, figsize=(12, 2.9 * lines), squeeze=False)
-    for panel in panels.flat[len(rows) :]:
-        panel.remove()
-    for panel, row in zip(panels.flat, rows, strict=False):
-        _draw_panel(panel, row)
-    figure.suptitle(title)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-
-
-def _draw_panel(panel: Any, row: Row) -> None:
-    ranked = _ranked(row)[::-1]
-    ratios = [measured.ratio for _, measured in ranked]
-    low = [measured.ratio - measured.ratio_spread[0] for _, measured in ranked]
-    high = [measured.ratio_spread[1] - measured.ratio for _, measured in ranked]
-    colours = [OURS_COLOUR if name == OURS else THEIRS_COLOUR for name, _ in ranked]
-    bars = panel.barh([name for name, _ in ranked], ratios, color=colours)
-    panel.errorbar(
-        ratios, range(len(ranked)), xerr=(low, high), fmt="none", ecolor="#444444", elinewidth=0.8
-    )
-    panel.bar_label(bars, fmt=" %.2f", fontsize=8, padding=4)
-    if max(ratios) > 5 * min(ratios):
-        panel.set_xscale("log")
-    panel.margins(x=0.15)
-    if row.goal is not None:
-        panel.axvline(row.goal, color=GOAL_COLOUR, linewidth=1, linestyle="--")
-    panel.set_title(row.question, fontsize=9)
-    panel.set_xlabel(f"ratio of {row.unit}; {row.baseline} = 1", fontsize=8)
-    panel.tick_params(labelsize=8)
-    panel.spines[["top", "right"]].set_visible(False)
+def row_of(described: Mapping[str, Any]) -> Row:
+    """Return the row that a result's JSON describes."""
+    subjects = {
+        name: Measured(**(each | {"spread": tuple(each["spread"])}))
+        for name, each in described["subjects"].items()
+    }
+    return Row(**(dict(described) | {"subjects": subjects}))
 
 
 def put_between_marks(document: Path, name: str, lines: Sequence[str]) -> None:

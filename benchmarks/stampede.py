@@ -40,8 +40,16 @@ class Refused(Exception):
 
 
 def stampede(runner: asyncio.Runner, attempts: int) -> Iterator[Row]:
-    """Measure crowds of tasks and of threads, with a load that succeeds and one that fails."""
+    """Measure crowds of tasks and of threads; loads that succeed and fail; a leader cancelled."""
     run = runner.run
+    yield _stampede_row(
+        attempts,
+        f"{TASK_CROWD:,} tasks on one cold key; its leader is cancelled half-way",
+        {
+            OURS: lambda: run(_cancelled_leader(_our_async_load(False))),
+            FLOOR: lambda: run(_cancelled_leader(_bare_async_load(False))),
+        },
+    )
     for ending, fails in (("succeeds", False), ("fails", True)):
         yield _stampede_row(
             attempts,
@@ -116,7 +124,7 @@ def _bare_async_load(fails: bool) -> AsyncGet:
     async def user(user_id: int) -> Any:
         if not shared:
             shared.append(asyncio.create_task(load()))
-        return await shared[0]
+        return await asyncio.shield(shared[0])
 
     return user
 
@@ -156,6 +164,20 @@ async def _task_crowd(user: AsyncGet, fails: bool) -> float:
     answers = await asyncio.gather(*(user(1) for _ in range(TASK_CROWD)), return_exceptions=True)
     took = perf_counter() - began
     _check(answers, next(_loads) - before - 1, fails)
+    return took
+
+
+async def _cancelled_leader(user: AsyncGet) -> float:
+    """Cancel the first caller while it loads; nobody else may notice, and nobody load again."""
+    before = next(_loads)
+    began = perf_counter()
+    tasks = [asyncio.create_task(user(1)) for _ in range(TASK_CROWD)]  # type: ignore[arg-type]
+    await asyncio.sleep(LOAD_SECONDS / 2)
+    tasks[0].cancel()
+    leader, *answers = await asyncio.gather(*tasks, return_exceptions=True)
+    took = perf_counter() - began
+    assert isinstance(leader, asyncio.CancelledError), leader
+    _check(answers, next(_loads) - before - 1, fails=False)
     return took
 
 

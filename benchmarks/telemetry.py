@@ -67,19 +67,19 @@ def repeat(call: Callable[[], object]) -> Sample:
     return sample
 
 
-def hits(on: Cache, off: Cache) -> list[Finding]:
+def hits(on: Cache, off: Cache, rounds: int) -> list[Finding]:
     """Time hits in L1."""
     subjects = {}
     for name, cache in (("on", on), ("off", off)):
         get = cache.cached("user:{user_id}")(lambda user_id: user_id)
         get(1), get(1)
         subjects[name] = repeat(lambda get=get: get(1))  # type: ignore[misc]
-    found = interleave(subjects, baseline="off", rounds=ROUNDS)
+    found = interleave(subjects, baseline="off", rounds=rounds)
     about = "hit in L1, an SDK recording"
     return [_finding(about, "against the same without", found["on"].ratio, "x", 1.05)]
 
 
-def miss() -> list[Finding]:
+def miss(rounds: int) -> list[Finding]:
     """Time what a miss does for telemetry where there is no SDK."""
     telemetry = Telemetry("bench")
 
@@ -97,12 +97,12 @@ def miss() -> list[Finding]:
 
     # The load; and with L2 its read, its lease and its fill.
     subjects = {"in memory only": repeat(statements(1)), "with L2": repeat(statements(4))}
-    found = interleave(subjects, baseline="with L2", rounds=ROUNDS, scale=1e6)
+    found = interleave(subjects, baseline="with L2", rounds=rounds, scale=1e6)
     about = "statements of a miss for telemetry, the API imported, no SDK"
     return [_finding(about, name, found[name].value, "us", 1.0) for name in subjects]
 
 
-def loads(on: Cache, off: Cache, tracer: Tracer) -> list[Finding]:
+def loads(on: Cache, off: Cache, tracer: Tracer, rounds: int) -> list[Finding]:
     """Time cold loads."""
     findings = []
     numbers = itertools.count()
@@ -116,7 +116,7 @@ def loads(on: Cache, off: Cache, tracer: Tracer) -> list[Finding]:
                     "by hand": _sample(kind, off, numbers, runner, tracer),
                 },
                 baseline="off",
-                rounds=ROUNDS,
+                rounds=rounds,
                 scale=1e6,
             )
             more, hand = (found[n].value - found["off"].value for n in ("on", "by hand"))
@@ -165,17 +165,20 @@ def _sample(
 
 def main() -> None:
     """Measure, print and write."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    rounds = 15 if parser.parse_args().quick else ROUNDS
     spans = TracerProvider()
     meters = MeterProvider([InMemoryMetricReader()])
-    findings = miss()
+    findings = miss(rounds)
     with (
         Cache(
             "on", l1=LRU(1000), l2=DictStore(), tracer_provider=spans, meter_provider=meters
         ) as on,
         Cache("off", l1=LRU(1000), l2=DictStore()) as off,
     ):
-        findings += hits(on, off) + loads(on, off, spans.get_tracer("by hand"))
+        findings += hits(on, off, rounds)
+        findings += loads(on, off, spans.get_tracer("by hand"), rounds)
     publish_findings("telemetry", circumstances({"tiercache": rival("tiercache")}, {}), findings)
 
 

@@ -35,7 +35,6 @@ from .errors import (
     UncacheableArguments,
     WriteFailed,
 )
-from .explaining import Explanation
 from .functions import AsyncCachedFunction, CachedFunction
 from .invalidating import Invalidation
 from .key_template import KeyTemplate
@@ -50,6 +49,7 @@ from .warming import HotKey, WarmReport, Warmup
 
 if TYPE_CHECKING:
     from .coherence.async_lock import AsyncLock
+    from .explaining import Explanation
     from .tiers.redis import Redis
     from .tiers.sqlite import SQLite
     from .writes.behind import WriteBehind
@@ -130,6 +130,7 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
 #: Where a store, or what needs asyncio, or writes, is imported from once it is asked for.
 _LATE = {
     "AsyncLock": "coherence.async_lock",
+    "Explanation": "explaining",
     "DeadLetter": "writes.operation",
     "Operation": "writes.operation",
     "WriteBehind": "writes.behind",

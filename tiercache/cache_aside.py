@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .bulk import Found, Want, read_many
+from .batches import Found, Want
+from .bulk import read_many
 from .errors import ConfigurationError, LoadErrors, UncacheableArguments
-from .explaining import Explanation, explain
 from .options import Staleness, Tags, checked_tags, same_kind, tag_options, takes_many, ttl_options
 from .runtime import run
 from .spec import MISS, Spec
@@ -17,6 +17,7 @@ from .ttl import TTL
 if TYPE_CHECKING:
     from .async_runtime import AsyncPort
     from .entry import Entry
+    from .explaining import Explanation
     from .flow import Flow
     from .runtime import BlockingPort
     from .stats import Counters
@@ -256,11 +257,15 @@ class CacheAside:
 
     def explain(self, key: str, spec: Spec | None = None) -> Explanation:
         """Say what the tiers hold under a key, for how long, and why: ``print(explain(key))``."""
+        from .explaining import explain
+
         spec = spec or self._look
         return run(explain(self.flow, self.blocking, spec, _checked_key(key)))
 
     async def aexplain(self, key: str, spec: Spec | None = None) -> Explanation:
         """Do what ``explain`` does, awaited."""
+        from .explaining import explain
+
         spec = spec or self._look
         return await explain(self.flow, self.asyncio, spec, _checked_key(key))
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .bulk import Batch, Want, read_many
+from .batches import Batch, Want
+from .bulk import read_many
 from .errors import ConfigurationError, LoadErrors, UncacheableArguments
 from .hit import Shortcuts, make_wrapper
 from .keys import Key, KeyMaker

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-from .explaining import Explanation
 from .spec import Miss
 from .stats import CacheInfo
+
+if TYPE_CHECKING:
+    from .explaining import Explanation
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

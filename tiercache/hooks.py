@@ -6,7 +6,6 @@ exceptions by nature: what ``around_load`` and ``absent`` raise is their answer.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import sys
@@ -189,6 +188,8 @@ def _own_names(kind: type) -> Iterator[str]:
 
 def _check_name(plugin: Plugin, name: str) -> None:
     """Raise if a method looks like a hook that there is not: it would never be called."""
+    import difflib
+
     alike = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.82)
     if alike or name.startswith(("on_", "around_")):
         hint = f"did you mean {alike[0]}" if alike else f"there are {', '.join(HOOKS)}"

@@ -7,7 +7,7 @@ that could not be done answers None; whoever asked goes on without L2.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ class L2:
     def __init__(
         self, cache: str, store: Store, hooks: Hooks, counters: Counters, telemetry: Telemetry
     ) -> None:
-        self.origin = secrets.token_hex(6)  # marks this process's messages
+        self.origin = os.urandom(6).hex()  # marks this process's messages
         self.namespace: Namespace = store.namespace(cache, self.origin)
         self.health = health_of(store)
         self.breaker = self.health.breaker
@@ -62,7 +62,7 @@ class L2:
 
     def after_fork(self) -> None:
         """Be another process in a forked child; what the parent owes, the parent delivers."""
-        self.origin = secrets.token_hex(6)
+        self.origin = os.urandom(6).hex()
         self.namespace = self._store.namespace(self._cache, self.origin)
         self._lock = threading.RLock()
         self._settler, self._settling_until = None, 0.0

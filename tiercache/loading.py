@@ -85,7 +85,9 @@ class Loading(Refreshing):
             self.note_failure(flight, spec)
 
     def fail(self, flight: Flight, spec: Spec, error: BaseException) -> None:
-        """Land a flight with a load's error."""
+        """Land a flight with a load's error, unless it was overdue before."""
+        if flight.has_landed:
+            return
         self.flights.fail(flight, error)
         if flight.stale is not None:
             self.note_failure(flight, spec)

@@ -290,10 +290,12 @@ class Flights:
         with self.lock:
             self._change(keys)
             for key in keys:
-                alone = key not in self._overlaps
-                self._fences[key] -= 1
-                if not self._fences[key]:
-                    del self._fences[key]
+                left = self._fences.get(key, 0) - 1  # -1: this is a fork, inside of a write
+                alone = left >= 0 and key not in self._overlaps
+                if left > 0:
+                    self._fences[key] = left
+                else:
+                    self._fences.pop(key, None)
                     self._overlaps.discard(key)
                 settle(key, alone)
 

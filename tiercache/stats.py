@@ -210,7 +210,7 @@ class Stats(CacheInfo):
     decode_errors: int  # payloads of L2 that were not ours to read
     encode_errors: int  # values that could not be written to L2
     plugin_errors: int
-    refresh_errors: int = 0  # refreshes behind a value that failed; of load_errors
+    refresh_errors: int = 0  # values whose refresh behind failed; of a batch, each
     l2_state: str = ""  # of the breaker: "closed" (all is well), "open", "half-open"; "": no L2
     owed: int = 0  # invalidations not delivered to L2 yet
     bus_gaps: int = 0  # times that messages of other processes were missed, and L1 was dropped

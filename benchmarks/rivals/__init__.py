@@ -32,6 +32,9 @@ NAMES = (
     "async_lru",
     "aiocache",
     "cashews",
+    "redis_py",
+    "diskcache",
+    "django_redis",
 )
 
 
@@ -51,6 +54,9 @@ class Rival:
     # In Redis, with one load in the whole cluster if the library has that: function, URL -> cached
     shared: Callable[[Function, str], Function] | None = None
     ashared: Callable[[AsyncFunction, str], AsyncFunction] | None = None
+    # In Redis alone, or whatever its second tier is, nothing in memory: function, URL -> cached
+    stored: Callable[[Function, str], Function] | None = None
+    astored: Callable[[AsyncFunction, str], AsyncFunction] | None = None
 
     @property
     def version(self) -> str:

@@ -1,8 +1,9 @@
-"""aiocache: its cached decorator over the memory cache, which has no bound."""
+"""aiocache: its cached decorator, over the memory cache, which has no bound, and over Redis."""
 
 from __future__ import annotations
 
-from aiocache import SimpleMemoryCache, cached
+from aiocache import RedisCache, SimpleMemoryCache, cached
+from aiocache.serializers import JsonSerializer
 
 from benchmarks.rivals import TTL_SECONDS, AsyncFunction, Rival
 
@@ -12,8 +13,15 @@ def awaited(function: AsyncFunction, maxsize: int) -> AsyncFunction:
     return cached(ttl=TTL_SECONDS, cache=SimpleMemoryCache)(function)
 
 
+def astored(function: AsyncFunction, url: str) -> AsyncFunction:
+    host, _, port = url.partition("//")[2].partition("/")[0].partition(":")
+    where = {"endpoint": host, "port": int(port), "serializer": JsonSerializer()}
+    return cached(ttl=TTL_SECONDS, cache=RedisCache, **where)(function)
+
+
 RIVAL = Rival(
     distribution="aiocache",
     features=("ttl",),
     awaited=awaited,
+    astored=astored,
 )

@@ -22,9 +22,16 @@ def ashared(function: AsyncFunction, url: str) -> AsyncFunction:
     return cache(ttl=TTL_SECONDS, key="one:{user_id}", lock=True)(function)
 
 
+def astored(function: AsyncFunction, url: str) -> AsyncFunction:
+    cache = Cache()
+    cache.setup(url)
+    return cache(ttl=TTL_SECONDS, key="hit:{user_id}")(function)
+
+
 RIVAL = Rival(
     distribution="cashews",
     features=("ttl", "bounded"),
     awaited=awaited,
     ashared=ashared,
+    astored=astored,
 )

@@ -29,4 +29,5 @@ RIVAL = Rival(
     key=lambda cached, argument: function_key_generator(None, cached.original)(argument),
     blocking=blocking,
     shared=shared,
+    stored=shared,
 )

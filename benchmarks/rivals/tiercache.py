@@ -24,6 +24,11 @@ def shared(function: Function, url: str) -> Function:
     return cache.cached("one:{user_id}")(function)
 
 
+def stored(function: Function, url: str) -> Function:
+    cache = Cache(f"hits-{next(_names)}", l1=None, l2=Redis(url), ttl=TTL_SECONDS)
+    return cache.cached("one:{user_id}")(function)
+
+
 RIVAL = Rival(
     distribution="tiercache-toolkit",
     features=("ttl", "bounded", "threads", "single flight", "counts"),
@@ -32,4 +37,6 @@ RIVAL = Rival(
     awaited=awaited,
     shared=shared,
     ashared=shared,
+    stored=stored,
+    astored=stored,
 )

@@ -550,6 +550,61 @@ def test_batch_with_a_bulk_loader(kind: Kind, traced: MakeCache, recorder: Recor
     )
 
 
+def test_bulk_refresh(kind: Kind, traced: MakeCache, recorder: Recorder, clock: FakeClock) -> None:
+    """What a batch was served stale is refreshed in one trace of its own, linked to the read."""
+    cache = traced(ttl=60, stale_while_revalidate=60, l2=DictStore(clock=clock))
+    batch = kind.function(lambda ids: [2 * each for each in ids])
+    get = cached(cache, kind, double, batch=batch)
+    kind.call(get.many, [1, 2, 3])
+    recorder.clear()
+    clock.advance(90)
+    kind.call(get.many, [1, 2, 3])
+    finish_refresh(kind, cache)
+    expect(
+        recorder,
+        "tiercache.get keys=3 outcome=stale",
+        "tiercache.refresh keys=3 -> tiercache.get",
+        "  tiercache.l2.get keys=3",
+        "  tiercache.load keys=3",
+        "  tiercache.l2.set keys=3",
+    )
+
+
+def test_failing_bulk_refresh(
+    kind: Kind, traced: MakeCache, recorder: Recorder, clock: FakeClock
+) -> None:
+    """One that fails has the error, once."""
+    cache = traced(ttl=60, stale_while_revalidate=60, l2=None)
+    get = cached(cache, kind, double, batch=kind.function(fail))
+    for each in (1, 2):
+        kind.call(get, each)
+    recorder.clear()
+    clock.advance(90)
+    assert kind.call(get.many, [1, 2]) == {1: 2, 2: 4}
+    finish_refresh(kind, cache)
+    expect(
+        recorder,
+        "tiercache.get keys=2 outcome=stale",
+        "tiercache.refresh keys=2 !ConnectionError *exception -> tiercache.get",
+        "  tiercache.load keys=2 !ConnectionError *exception",
+    )
+
+
+def test_single_refreshes_of_a_batch(
+    kind: Kind, traced: MakeCache, recorder: Recorder, clock: FakeClock
+) -> None:
+    """Without a bulk loader each refresh is a trace of its own."""
+    cache = traced(ttl=60, stale_while_revalidate=60, l2=None)
+    get = cached(cache, kind, double)
+    kind.call(get.many, [1, 2])
+    recorder.clear()
+    clock.advance(90)
+    kind.call(get.many, [1, 2])
+    finish_refresh(kind, cache)
+    refresh = ["tiercache.refresh ttl_s=60 -> tiercache.get", "  tiercache.load"]
+    expect(recorder, "tiercache.get keys=2 outcome=stale", *refresh, *refresh)
+
+
 def test_failing_batch(kind: Kind, traced: MakeCache, recorder: Recorder) -> None:
     """A batch of which a part failed is an error."""
     get = cached(traced(l2=None), kind, fail)

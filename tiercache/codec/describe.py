@@ -7,7 +7,6 @@ between two processes (import order, memory addresses), which would part them fo
 from __future__ import annotations
 
 import enum
-import hashlib
 import types
 import typing
 from collections.abc import Callable
@@ -26,6 +25,8 @@ def digest(*texts: str) -> bytes:
 
     So they are never mistaken for a header in the encoder's search for bytearrays.
     """
+    import hashlib  # late: it loads OpenSSL
+
     hasher = hashlib.blake2b(digest_size=8)
     for text in texts:
         hasher.update(text.encode("utf-8", "surrogatepass") + b"\xff")

@@ -11,7 +11,7 @@ ended without one. Should that message get lost they look again when the lease m
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING
 
 from tiercache.coherence.keeper import Handle
@@ -29,7 +29,7 @@ UNHEARD_WAIT = 0.1  # seconds between looks while the bus is silent
 
 def new_nonces(count: int) -> list[bytes]:
     """Return marks for so many leases, each of 8 random bytes."""
-    random = secrets.token_bytes(8 * count)
+    random = os.urandom(8 * count)
     return [random[at : at + 8] for at in range(0, 8 * count, 8)]
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
 import threading
 import time
 import weakref
@@ -276,7 +275,7 @@ class Holder:
 
     async def _acquire(self) -> None:
         """Have ``_hold`` once the store has granted the lock."""
-        nonce = secrets.token_bytes(8)
+        nonce = os.urandom(8)
         pursuit = Pursuit(self._label, self._ttl, self._wait, self._locks.timeout, time.monotonic())
         try:
             while self._hold is None:

@@ -120,7 +120,7 @@ class JournalPlans:
         """Return how full it is."""
         state, dirty, queue, later, _, backlog, dead, _ = self._names
         asked = [
-            (state, wire.pack(b"HGET", state, b"last")),
+            (state, wire.pack(b"HMGET", state, b"format", b"last")),
             (dirty, wire.pack(b"ZRANGE", dirty, b"0", b"0", b"WITHSCORES")),
             (dirty, wire.pack(b"ZCARD", backlog if self._keeps_all else dirty)),
             (queue, wire.pack(b"XLEN", queue)),
@@ -130,10 +130,12 @@ class JournalPlans:
             (state, wire.TIME),
         ]
         replies = yield [Command(key, data) for key, data in asked]
-        last, first, depth, _, held, put_off, buried, time = replies
+        about, first, depth, _, held, put_off, buried, time = replies
         if _is_no_group(held):
             held = [0]
-        self._check([last, first, depth, held, put_off, buried, time], "level")
+        self._check([about, first, depth, held, put_off, buried, time], "level")
+        self._check_format(about[0])
+        last = about[1]
         oldest = _score(first)
         now = int(time[0]) * 1_000_000 + int(time[1])
         lag = 0.0 if oldest is None else max(0.0, (now - oldest) / 1e6)
@@ -190,9 +192,12 @@ class JournalPlans:
 
     def dead(self, most: int) -> Plan[Sequence[Buried]]:
         """Return the oldest dead letters."""
-        name = self._names[6]
+        state, name = self._names[0], self._names[6]
+        asked = wire.pack(b"HGET", state, b"format")
         command = wire.pack(b"XRANGE", name, b"-", b"+", b"COUNT", b"%d" % most)
-        (reply,) = yield [Command(name, command)]
+        found, reply = yield [Command(state, asked), Command(name, command)]
+        self._check([found], "dead")
+        self._check_format(found)
         return [_buried(raw) for raw in self._list(reply, "dead")]
 
     def revive(self, ids: Sequence[str]) -> Plan[Sequence[str]]:
@@ -215,11 +220,15 @@ class JournalPlans:
     def _answer(self, reply: Any, operation: str) -> list[Any]:
         answer = self._list(reply, operation)
         if answer[0] == -1:
+            self._check_format(answer[1])
+        return answer
+
+    def _check_format(self, found: bytes | None) -> None:
+        if found is not None and found != self._format:
             raise JournalMismatch(
-                f"{self.label} is of format {answer[1].decode()!r}, this tiercache keeps "
+                f"{self.label} is of format {found.decode()!r}, this tiercache keeps "
                 f"{FORMAT!r}: drain it with the version that wrote it; nothing was changed"
             )
-        return answer
 
     def _list(self, reply: Any, operation: str) -> list[Any]:
         self._check([reply], operation)

@@ -7,6 +7,7 @@ until the disk has it (``synchronous = FULL``), which costs one fsync; nothing e
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -49,6 +50,8 @@ class SQLiteJournal:
         keeps_all: bool,
     ) -> None:
         self._sessions = sessions
+        # Puts of one process take turns: who waits for SQLite's lock polls, and may starve.
+        self._turn = threading.Lock()
         self._space = space
         self._tables_of = partial(JournalTables, cache, name, keeps_all=keeps_all)
         self.label = f"the journal {name!r} in sqlite:{sessions.path}"
@@ -70,10 +73,13 @@ class SQLiteJournal:
         def accept(db: sqlite3.Connection, has_entry: bool) -> Accepted:
             return tables.put(db, draft._replace(exists=draft.exists or has_entry), most)
 
-        db.execute("PRAGMA synchronous = FULL")
+        has_turn = self._turn.acquire(timeout=self._sessions.timeout)
         try:
+            db.execute("PRAGMA synchronous = FULL")
             return self._space(db).accept(draft.key, change, accept)
         finally:
+            if has_turn:
+                self._turn.release()
             db.execute("PRAGMA synchronous = NORMAL")
 
     def pending(self, keys: Sequence[str]) -> list[Record | None]:

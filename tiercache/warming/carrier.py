@@ -1,8 +1,8 @@
 """How a few keys of one source are brought: looked for in both tiers, then loaded under leases.
 
-It is the read path of ``bulk`` over a flow of its own, a copy of the cache's: with the same
-flights, so that callers join, but with an L1 that evicts nothing (``room``), counters of which only
-the loads are kept, and claims that do not wait.
+It flies as a batch does (``journeys``), over a flow of its own, a copy of the cache's: with the
+same flights, so that callers join, but with an L1 that evicts nothing (``room``), counters of which
+only the loads are kept, and claims that do not wait.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from tiercache.bulk import Found, _Journey, _told_apart
+from tiercache.batches import Found, told_apart
 from tiercache.claims import HELD
 from tiercache.entry import Life, entry_of
 from tiercache.errors import CacheError
+from tiercache.journeys import Journey
 from tiercache.runtime import BoxedStop
 from tiercache.singleflight import Flight, Source
 from tiercache.spec import MISS, Spec
@@ -129,7 +130,7 @@ class Carrier:
         kept.decode_errors += counters.decode_errors
 
 
-class _Visit(_Journey):
+class _Visit(Journey):
     """One attempt to bring some keys, each led by this flight or left to whoever has it."""
 
     def __init__(self, carrier: Carrier, spec: Spec, missing: dict[str, Job]) -> None:
@@ -181,8 +182,7 @@ class _Visit(_Journey):
         if self._source.has_values:
             await self._store(mine)
         elif self._source.batch is not None:
-            first, twins = _told_apart(mine, self.missing)
-            for some in filter(None, (first, *([flight] for flight in twins))):
+            for some in told_apart(mine, self.wants):
                 await self._load_own(some)
         else:
             await self._load_each(mine)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tiercache.bulk import Batch
+from tiercache.batches import Batch
 from tiercache.errors import ConfigurationError, UncacheableArguments
 from tiercache.key_template import KeyTemplate
 from tiercache.spec import Spec

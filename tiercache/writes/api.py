@@ -72,7 +72,8 @@ class Behind:
             backoff: The first delay between attempts, which triples each time, and the longest.
             claim_timeout: How long a batch may take; then another worker gets it.
             durable: Whether the journal is in L2, and outlives this process; else in memory.
-            workers: Threads of this process; 0: only other processes write.
+            workers: Threads of this process; 0: only other processes write, and this one reads what
+                is pending: one that loads such keys without this call brings back older rows.
             on_sigterm: Whether SIGTERM closes this before the process ends.
             deleted: What a key reads as, to loads, whose row is to be deleted; an exception, or a
                 class of exceptions, is raised.
