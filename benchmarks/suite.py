@@ -54,9 +54,7 @@ SUITE = (
     Benchmark("outage", "latency and loads while Redis is gone"),
     Benchmark("loader_breaker", "what plugins around a load add", ("--rounds", "9")),
     Benchmark("bloom", "lookups, size and rate of BloomGuard"),
-    Benchmark(
-        "write_behind", "a put, the worker, merging", ("--write", "--count", "4000"), ("--write",)
-    ),
+    Benchmark("write_behind", "a put, the worker, merging", ("--write", "--quick"), ("--write",)),
     Benchmark("warming", "many keys beside the loader's own speed"),
     Benchmark("adaptive_ttl", "loads and staleness", ("--requests", "60000")),
     Benchmark("round_trips", "what operations cost on the wire", ()),

@@ -33,6 +33,7 @@ from tiercache import Cache, Redis
 
 VALUE = {"id": 1, "name": "someone", "email": "someone@example.org", "roles": ["a", "b"]}
 BATCH = 100
+COUNT = 20_000  # keys for the worker
 PUTS = 100_000
 HOT_KEYS = 100
 NO_BOUND = 10**9
@@ -207,7 +208,7 @@ def _table_writer(directory: str) -> Callable[[], Callable[..., None]]:
     return make
 
 
-def measure_merging(server: RedisServer, delay: str) -> list[Finding]:
+def measure_merging(server: RedisServer, delay: str, puts: int) -> list[Finding]:
     """Count what the writer is called for."""
     batches: list[int] = []
     with Cache("hot", l2=Redis(server.url)) as cache:
@@ -218,29 +219,29 @@ def measure_merging(server: RedisServer, delay: str) -> list[Finding]:
             max_delay=delay,
         )
         began = time.perf_counter()
-        for number in range(PUTS):
+        for number in range(puts):
             behind.put(number % HOT_KEYS, number)
         seconds = time.perf_counter() - began
         behind.flush("1m")
-    about = f"merging: {PUTS:,} puts on {HOT_KEYS} keys, max_delay={delay}, in {seconds:.0f} s"
+    about = f"merging: {puts:,} puts on {HOT_KEYS} keys, max_delay={delay}, in {seconds:.0f} s"
     return [
         Finding(
             about=about,
             what="calls of the writer / puts",
-            value=len(batches) / PUTS * 100,
+            value=len(batches) / puts * 100,
             unit="%",
             goal=2.0,
         ),
         Finding(
             about=about,
             what="calls of the writer / calls without merging",
-            value=len(batches) / (PUTS / BATCH) * 100,
+            value=len(batches) / (puts / BATCH) * 100,
             unit="%",
         ),
         Finding(
             about=about,
             what="operations handed over / puts",
-            value=sum(batches) / PUTS * 100,
+            value=sum(batches) / puts * 100,
             unit="%",
         ),
     ]
@@ -248,17 +249,18 @@ def measure_merging(server: RedisServer, delay: str) -> list[Finding]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--count", type=int, default=20_000, help="keys for the worker")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the keys and puts")
     parser.add_argument("--write", action="store_true", help="keep the result")
     args = parser.parse_args()
+    count, puts = (COUNT // 5, PUTS // 5) if args.quick else (COUNT, PUTS)
     with RedisServer() as server, tempfile.TemporaryDirectory() as directory:
         findings = [
             measure_put(server),
             measure_aput(server),
-            measure_worker(server, args.count, _table_writer(directory), "into a SQLite table"),
-            measure_worker(server, args.count, lambda: _nothing, "with an empty writer"),
-            *measure_merging(server, "100ms"),
-            *measure_merging(server, "500ms"),
+            measure_worker(server, count, _table_writer(directory), "into a SQLite table"),
+            measure_worker(server, count, lambda: _nothing, "with an empty writer"),
+            *measure_merging(server, "100ms", puts),
+            *measure_merging(server, "500ms", puts),
         ]
     made = circumstances({}, {})
     if args.write:
