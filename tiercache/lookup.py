@@ -18,6 +18,7 @@ from .entry import (
     Freshness,
     LastingEntry,
     Life,
+    Record,
     RemovalCause,
     Standing,
     entry_of,
@@ -296,32 +297,61 @@ class Lookup:
         """Decode what L2 had and put it in L1, unless a write came between; return the values."""
         values: dict[str, Any] = {}
         entries: list[Entry] = []
-        now, longest = self.time(), self._longest()
+        now, longest, memory = self.time(), self._longest(), self.memory
+        decode, schema = self.codec.decode, spec.schema
         for key, stored in zip(keys, found, strict=True):
             if stored is None:
                 continue
-            value, life = self.readable(spec, key, stored)
-            if value is MISS:
+            payload, ttl, tags = stored
+            try:
+                value, stale_for, _, record = decode(key, payload, schema=schema)
+            except DecodeError:
+                self._note_unreadable(spec, key)
                 continue
-            ttl, tags, keep, record = life
-            if ttl is None or ttl > 0:
+            if stale_for or record is not None:
+                self._keep_lasting(
+                    spec,
+                    era,
+                    key,
+                    value,
+                    _left(ttl, stale_for, tags, record),
+                    values,
+                    entries,
+                    stale,
+                )
+            elif ttl is None or ttl > 0:  # as would be done for any, in a loop over many
                 values[key] = value
-            elif stale is not None:
-                stale[key] = self._gone_stale(value, life)
-            if self.memory is None:
-                continue
-            if record is None and not keep:  # as schedule() would, in a loop over many
-                until = now + (longest if ttl is None or ttl > longest else ttl)
-                entry = make_entry(key, value, until, tags, era)
-            else:
-                entry = entry_of(key, value, life, era)
-                self.schedule(entry, life, spec)
-            entries.append(entry)
+                if memory is not None:
+                    until = now + (longest if ttl is None or ttl > longest else ttl)
+                    entries.append(make_entry(key, value, until, tags, era))
         if entries:
             self._put_found(era, entries)
         spec.counters.hits_l2 += len(values)
         spec.counters.misses += len(keys) - len(values)
         return values
+
+    def _keep_lasting(
+        self,
+        spec: Spec,
+        era: int,
+        key: str,
+        value: Any,
+        life: Life | None,
+        values: dict[str, Any],
+        entries: list[Entry],
+        stale: dict[str, Standing] | None,
+    ) -> None:
+        """Do for one value, of which there is more to decide, what ``_keep_found`` does."""
+        if life is None:
+            return
+        if not life.is_stale:
+            values[key] = value
+        elif stale is not None:
+            stale[key] = self._gone_stale(value, life)
+        if self.memory is not None:
+            entry = entry_of(key, value, life, era)
+            self.schedule(entry, life, spec)
+            entries.append(entry)
 
     def _put_found(self, era: int, entries: Sequence[Entry]) -> None:
         memory = self.memory
@@ -388,19 +418,17 @@ class Lookup:
         payload, remaining, tags = stored
         try:
             value, stale_for, _, record = self.codec.decode(key, payload, schema=spec.schema)
-        except DecodeError:  # whose text may name keys and values
-            spec.counters.decode_errors += 1
-            log.debug("%s: a payload is not readable and counts as a miss", spec.name)
-            self.tell("decode_error", key)
+        except DecodeError:
+            self._note_unreadable(spec, key)
             return MISS, _NO_LIFE
-        if remaining is not None:
-            if remaining <= 0:
-                return MISS, _NO_LIFE
-            remaining -= stale_for
-            if remaining <= 0 and not stale_for:
-                return MISS, _NO_LIFE
-        life: Life = _new_tuple(Life, (remaining, tags, stale_for, record))
-        return value, life
+        life = _left(remaining, stale_for, tags, record)
+        return (MISS, _NO_LIFE) if life is None else (value, life)
+
+    def _note_unreadable(self, spec: Spec, key: str) -> None:
+        # The error's text may name keys and values.
+        spec.counters.decode_errors += 1
+        log.debug("%s: a payload is not readable and counts as a miss", spec.name)
+        self.tell("decode_error", key)
 
     # Keeping in L1
 
@@ -461,3 +489,17 @@ class Lookup:
         """Tell the plugins of an event, where one listens."""
         if self.hooks.on_event:
             self.hooks.tell(Event(name, self.name, key, cause, seconds))
+
+
+def _left(
+    remaining: float | None, stale_for: float, tags: tuple[str, ...], record: Record | None
+) -> Life | None:
+    """Return what is left of the life of what a store will hold so long; None: nothing."""
+    if remaining is not None:
+        if remaining <= 0:
+            return None
+        remaining -= stale_for
+        if remaining <= 0 and not stale_for:
+            return None
+    life: Life = _new_tuple(Life, (remaining, tags, stale_for, record))
+    return life
