@@ -19,9 +19,9 @@ from .decorators import Cached
 from .errors import CacheError
 from .flow import Flow
 from .hooks import Hooks
-from .lookup import BLIND_TTL
 from .miniature import LiveSizing
 from .naming import Names
+from .nearby import BLIND_TTL
 from .options import (
     Staleness,
     copier,

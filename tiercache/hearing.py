@@ -14,13 +14,13 @@ from .tiers.store import Kind
 AT_ONCE = 1000  # entries let go of before others get a turn
 
 if TYPE_CHECKING:
-    from .lookup import Lookup
+    from .nearby import Nearby
 
 
 class Hearing:
     """The listener of one cache's bus."""
 
-    def __init__(self, flow: Lookup) -> None:
+    def __init__(self, flow: Nearby) -> None:
         self._flow = weakref.ref(flow)  # the bus is the flow's: a cycle would keep both
         self._port = BlockingPort()
 

@@ -25,7 +25,7 @@ from .tiers.store import Fill, Kind
 if TYPE_CHECKING:
     from .coherence.bus import Bus
     from .l2 import L2
-    from .lookup import Overlay
+    from .nearby import Overlay
 
 
 SKIPPED_SECONDS = 1.0  # until a refresh whose loader skipped is tried again

@@ -110,9 +110,9 @@ class World:
     def _patch(self, is_forgetful: bool, is_big: bool) -> None:
         """Have the engine live by this world's time, and without threads."""
         here = self._patches.enter_context
-        here(patch("tiercache.lookup.jittered", lambda ttl, _: ttl))
+        here(patch("tiercache.nearby.jittered", lambda ttl, _: ttl))
         if is_big:
-            here(patch("tiercache.lookup.FEW_ENTRIES", 0))
+            here(patch("tiercache.nearby.FEW_ENTRIES", 0))
         if is_forgetful:
             here(patch.multiple("tiercache.singleflight", CHANGED_KEYS=2, TAGS=2))
             here(patch.multiple("tiercache.coherence.debts", MOST_DEBTS=2, AT_ONCE=1))
