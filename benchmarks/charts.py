@@ -46,7 +46,7 @@ def _drawer(result: Result) -> Callable[[Path, Result], None] | None:
         return outage_chart.draw_result
     if "distances" in result:
         return draw_hit_ratios
-    if "rows" in result:
+    if any("subjects" in row for row in result.get("rows", ())):
         return draw_rows
     if any(finding["goal"] for finding in result.get("findings", ())):
         return draw_findings

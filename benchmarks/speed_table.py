@@ -60,7 +60,9 @@ def times(ratio: float) -> str:
 def ours_of(benchmark: str, name: str, show: Callable[[float], str] = times) -> str:
     """Return our ratio on each Python that has one."""
     rows = (row(benchmark, name, python) for python in PYTHONS)
-    return " / ".join(show(one.subjects[OURS].ratio) for one in rows if one)
+    return " / ".join(
+        show(one.subjects[OURS].ratio) for one in rows if one and OURS in one.subjects
+    )
 
 
 def others_of(

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -29,6 +28,8 @@ from enum import IntEnum
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from .eras import Eras
 
 if TYPE_CHECKING:
     import asyncio
@@ -143,8 +144,8 @@ class Flights:
         self._fences: dict[str, int] = {}  # writes under way, by key; guarded by lock
         self._overlaps: set[str] = set()  # fenced, and written otherwise, too; guarded by lock
         self._closed_fences = 0  # clears under way; guarded by lock
-        self._changed = _Eras(CHANGED_KEYS)  # of keys; guarded by lock
-        self._tags = _Eras(TAGS)  # of tags; written under lock
+        self._changed = Eras(CHANGED_KEYS)  # of keys; guarded by lock
+        self._tags = Eras(TAGS)  # of tags; written under lock
 
     def __len__(self) -> int:
         return sum(map(len, self.decks))
@@ -405,42 +406,6 @@ class Flights:
     def _detach_all(self) -> None:
         for deck in self.decks:
             deck.clear()
-
-
-class _Eras:
-    """The era of the last change of each of many names, in bounded memory.
-
-    Of a name that is not remembered, the era is that of the newest one forgotten: too late rather
-    than too early.
-    """
-
-    __slots__ = ("_eras", "_forgotten", "_most")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._eras: OrderedDict[str, int] = OrderedDict()  # oldest first
-        self._forgotten = 0
-
-    def of(self, name: str) -> int:
-        """Return the era of a name's last change, or a later one."""
-        era = self._eras.get(name)
-        return self._forgotten if era is None else era  # looked at after: see note()
-
-    def note(self, name: str, era: int) -> None:
-        """Note a change, in an era not before those noted so far."""
-        eras = self._eras
-        eras[name] = era
-        eras.move_to_end(name)
-        if len(eras) > self._most:
-            # Forgets before it removes: a reader without the lock finds the one or the other.
-            oldest = next(iter(eras))
-            self._forgotten = eras[oldest]
-            del eras[oldest]
-
-    def note_all(self, era: int) -> None:
-        """Note a change of every name."""
-        self._forgotten = era
-        self._eras = OrderedDict()
 
 
 def _may_carry(flight: Flight, tags: Sequence[str]) -> bool:

@@ -77,5 +77,7 @@ def installed() -> tuple[dict[str, Rival], dict[str, str]]:
         try:
             rivals[name] = rival(name)
         except ImportError as error:
+            if name == "tiercache":
+                raise  # without it there is nothing to compare
             missing[name] = str(error)
     return rivals, missing

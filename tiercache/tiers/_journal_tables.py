@@ -268,16 +268,24 @@ class JournalTables:
         attempts = (attempts if tried == records[0].version else 0) + is_suspect
         return Ticket(str(number), _text(key), records, attempts, is_suspect)
 
-    def done(self, db: sqlite3.Connection, worker: str, tickets: Sequence[Ticket]) -> int:
-        """Take out what was written; say how many tickets were not the worker's."""
-        journal, lost = self._known(db), 0
+    def done(
+        self, db: sqlite3.Connection, worker: str, tickets: Sequence[Ticket]
+    ) -> tuple[set[str], list[str]]:
+        """Take out what was written.
+
+        Return the keys of which nothing newer is pending, and ids that were not the worker's.
+        """
+        journal = self._known(db)
+        over: set[str] = set()
+        lost: list[str] = []
         for ticket in tickets:
-            if self._holds(db, journal, worker, ticket):
-                last = ticket.records[-1]
-                self._settle(db, journal, ticket.key, last.version, last.kind is not OpKind.DELETE)
-            else:
-                lost += 1
-        return lost
+            last = ticket.records[-1]
+            exists = last.kind is not OpKind.DELETE
+            if not self._holds(db, journal, worker, ticket):
+                lost.append(ticket.id)
+            elif self._settle(db, journal, ticket.key, last.version, exists):
+                over.add(ticket.key)
+        return over, lost
 
     def retry(self, db: sqlite3.Connection, worker: str, retries: Sequence[Retry]) -> int:
         """Put tickets off; say how many were not the worker's."""

@@ -203,8 +203,13 @@ class EntryPlans:
         )
 
     @property
+    def log_length(self) -> bytes:
+        """How many messages the log keeps, for a script."""
+        return b"%d" % self._log_length
+
+    @property
     def _log_args(self) -> tuple[bytes, bytes]:
-        return b"%d" % self._log_length, self._origin
+        return self.log_length, self._origin
 
     def _write_in_cluster(self, items: Sequence[Item]) -> Plan[None]:
         tags = list({tag: None for item in items for tag in item.tags})
@@ -415,12 +420,15 @@ class EntryPlans:
         """Return the position of the log's end, and learn what a first load will need."""
         return (yield from self._open(())).since
 
-    def announce(self, kind: Kind, names: Sequence[str]) -> Plan[None]:
-        """Append a message."""
-        self._check((yield self._messages(kind, names)), "announce")
+    def announce(self, kind: Kind, names: Sequence[str], origin: bytes | None = None) -> Plan[None]:
+        """Append a message; one without an origin is heeded by this process, too."""
+        self._check((yield self._messages(kind, names, origin)), "announce")
 
-    def _messages(self, kind: Kind, names: Sequence[str]) -> list[Command]:
-        log, length, origin = self.keys.log, self._log_length, self._origin
+    def _messages(
+        self, kind: Kind, names: Sequence[str], origin: bytes | None = None
+    ) -> list[Command]:
+        log, length = self.keys.log, self._log_length
+        origin = self._origin if origin is None else origin
         return [
             Command(
                 log,

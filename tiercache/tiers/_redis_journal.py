@@ -32,7 +32,7 @@ from tiercache.tiers.journal import (
     Taken,
     Ticket,
 )
-from tiercache.tiers.store import StoreRefused
+from tiercache.tiers.store import Kind, StoreRefused
 
 if TYPE_CHECKING:
     from tiercache.tiers._redis_entry_plans import Plan
@@ -111,9 +111,10 @@ class JournalPlans:
     def pending(self, keys: Sequence[str]) -> Plan[list[Record | None]]:
         """Return the newest operation of each key that is not written yet."""
         state = self._names[0]
-        command = wire.pack(b"HMGET", state, *(b"k" + wire.encode(key) for key in keys))
-        (reply,) = yield [Command(state, command)]
-        records = self._list(reply, "pending")
+        fields = b"format", *(b"k" + wire.encode(key) for key in keys)
+        (reply,) = yield [Command(state, wire.pack(b"HMGET", state, *fields))]
+        found, *records = self._list(reply, "pending")
+        self._check_format(found)
         return [None if raw is None else _record(raw) for raw in records]
 
     def level(self) -> Plan[Level]:
@@ -155,14 +156,44 @@ class JournalPlans:
         tickets = [_ticket(raw) for raw in found]
         return Taken(tickets, None if int(wait) < 0 else int(wait) / 1000)
 
-    def done(self, worker: str, tickets: Sequence[Ticket]) -> Plan[int]:
-        """Take out what was written."""
-        args = [worker.encode(), self._keeps_all]
-        for ticket in tickets:
+    def done(
+        self, worker: str, tickets: Sequence[Ticket], payloads: Sequence[bytes]
+    ) -> Plan[Sequence[str]]:
+        """Take out what was written, and mend its entries."""
+        keys, names = self._plans.keys, list(self._names)
+        if payloads and self._plans.is_cluster:
+            yield from self._mend_in_cluster(tickets, payloads)
+        elif payloads:
+            names.append(keys.log)
+            for ticket in tickets:
+                names += keys.entry(ticket.key), keys.lease(ticket.key)
+        args = [worker.encode(), self._keeps_all, self._plans.log_length]
+        for ticket, size in zip(tickets, map(len, payloads or [b""] * len(tickets)), strict=True):
             last = ticket.records[-1]
             exists = b"0" if last.kind is OpKind.DELETE else b"1"
-            args += (*_named(ticket), _version(last), exists)
-        return self._count((yield from self._one("done", args)), "done")
+            args += (*_named(ticket), _version(last), exists, b"%d" % size)
+        (reply,) = yield from run_all([Run("journal_done", names, args)])
+        return [each.decode() for each in self._list(reply, "done")]
+
+    def _mend_in_cluster(self, tickets: Sequence[Ticket], payloads: Sequence[bytes]) -> Plan[None]:
+        """Mend entries on other nodes, before tickets are given back: should this process die
+        between, another does it again. What is put meanwhile loses its entry, and nothing else.
+        """
+        newest = yield from self.pending([ticket.key for ticket in tickets])
+        runs, names = [], []
+        for ticket, payload, record in zip(tickets, payloads, newest, strict=True):
+            if record is None or record.version <= ticket.records[-1].version:
+                place = self._plans.keys.entry(ticket.key), self._plans.keys.lease(ticket.key)
+                runs.append(Run("mend_entry", place, [payload]))
+                names.append(ticket.key)
+        replies = yield from run_all(runs)
+        self._check(replies, "done")
+        for kind in (Kind.DELETE, Kind.LANDED):
+            told = [
+                name for name, said in zip(names, replies, strict=True) if said == kind.encode()
+            ]
+            if told:
+                yield from self._plans.announce(kind, told, origin=b"")
 
     def retry(self, worker: str, retries: Sequence[Retry]) -> Plan[int]:
         """Put tickets off."""
@@ -303,9 +334,11 @@ class RedisJournal:
         plan = self._plans.take(worker, most, claim_seconds, patience)
         return self._namespace.drive("take", plan)
 
-    def done(self, worker: str, tickets: Sequence[Ticket]) -> int:
-        """Take out what was written."""
-        return self._namespace.drive("done", self._plans.done(worker, tickets))
+    def done(
+        self, worker: str, tickets: Sequence[Ticket], payloads: Sequence[bytes] = ()
+    ) -> Sequence[str]:
+        """Take out what was written, and mend its entries."""
+        return self._namespace.drive("done", self._plans.done(worker, tickets, payloads))
 
     def retry(self, worker: str, retries: Sequence[Retry]) -> int:
         """Put tickets off."""

@@ -103,9 +103,24 @@ class SQLiteJournal:
         how = most, claim_seconds, patience
         return self._do("take", lambda tables, db: tables.take(db, worker, *how))
 
-    def done(self, worker: str, tickets: Sequence[Ticket]) -> int:
-        """Take out what was written."""
-        return self._do("done", lambda tables, db: tables.done(db, worker, tickets))
+    def done(
+        self, worker: str, tickets: Sequence[Ticket], payloads: Sequence[bytes] = ()
+    ) -> Sequence[str]:
+        """Take out what was written, and mend its entries."""
+        own = dict(zip((ticket.key for ticket in tickets), payloads, strict=False))
+
+        def change(db: sqlite3.Connection) -> Sequence[str]:
+            tables = self._tables(db)
+            lost: list[str] = []
+
+            def settle(db: sqlite3.Connection) -> dict[str, bytes]:
+                over, lost[:] = tables.done(db, worker, tickets)
+                return {key: payload for key, payload in own.items() if key in over}
+
+            self._space(db).mend(len(tickets), settle)
+            return lost
+
+        return self._sessions.run("done", change)
 
     def retry(self, worker: str, retries: Sequence[Retry]) -> int:
         """Put tickets off."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -72,6 +72,12 @@ class Change:
         """Append to the log if there is anything to tell."""
         if names:
             self.tell(kind, names)
+
+    def tell_all(self, kind: Kind, names: Sequence[str]) -> None:
+        """Do so, and have the caller's own process heed it as well."""
+        origin, self._origin = self._origin, ""
+        self.tell_any(kind, names)
+        self._origin = origin
 
 
 class Space:
@@ -220,6 +226,31 @@ class Space:
             return accepted
 
         return self._store(1, do)
+
+    def mend(self, count: int, settle: Callable[[sqlite3.Connection], Mapping[str, bytes]]) -> None:
+        """Have a journal settle what was written, and nothing but its own entries stand there.
+
+        ``settle`` returns the payload that each key may have. A process that does not know of
+        pending writes may have brought an older row here, or be about to: leases end in any case.
+        """
+
+        def do(change: Change) -> None:
+            own = settle(change.db)
+            at = change.db, change.generation
+            waited, foreign = [], []
+            for key, payload in own.items():
+                lease = held.find(*at, encode(key), change.now)
+                stored = rows.find(*at, encode(key), change.now)
+                if stored is None or not payload or bytes(stored.payload) != payload:
+                    foreign.append(key)
+                elif lease is not None and lease.has_waiters:
+                    waited.append(key)
+            held.end_many(*at, [encode(key) for key in own])
+            rows.remove(*at, [encode(key) for key in foreign], change.now)
+            change.tell_all(Kind.DELETE, foreign)
+            change.tell_all(Kind.LANDED, waited)
+
+        self._change(count, do)
 
     # Leases
 

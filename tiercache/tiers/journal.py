@@ -194,8 +194,18 @@ class Journal(Protocol):
         waited for ``patience`` seconds.
         """
 
-    def done(self, worker: str, tickets: Sequence[Ticket]) -> int:
-        """Take out what was written: all records of tickets. Say how many were not the worker's."""
+    def done(
+        self, worker: str, tickets: Sequence[Ticket], payloads: Sequence[bytes] = ()
+    ) -> Sequence[str]:
+        """Take out what was written: all records of tickets. Return ids that were not the worker's.
+
+        Args:
+            worker: Who has written.
+            tickets: What it has written.
+            payloads: For each ticket, what the entry of its key may hold, b"" for a delete: where
+                nothing newer is pending, and the journal ``writes_entries``, any other is removed
+                in the same step, the lease ended, and peers are told. None given: entries stay.
+        """
 
     def retry(self, worker: str, retries: Sequence[Retry]) -> int:
         """Put tickets off. Say how many were not the worker's."""

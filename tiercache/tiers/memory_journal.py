@@ -72,9 +72,11 @@ class MemoryJournal:
         """Give a worker tickets."""
         return self._do(lambda tables, db: tables.take(db, worker, most, claim_seconds, patience))
 
-    def done(self, worker: str, tickets: Sequence[Ticket]) -> int:
-        """Take out what was written."""
-        return self._do(lambda tables, db: tables.done(db, worker, tickets))
+    def done(
+        self, worker: str, tickets: Sequence[Ticket], payloads: Sequence[bytes] = ()
+    ) -> Sequence[str]:
+        """Take out what was written; entries are the caller's to mend."""
+        return self._do(lambda tables, db: tables.done(db, worker, tickets)[1])
 
     def retry(self, worker: str, retries: Sequence[Retry]) -> int:
         """Put tickets off."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from tiercache.errors import CacheError, ConfigurationError, JournalFull, StoreError
 from tiercache.runtime import run
 from tiercache.telemetry import NO_STEP, Step
-from tiercache.tiers.journal import Accepted, Journal, JournalMismatch, Level
+from tiercache.tiers.journal import Accepted, Journal, JournalMismatch, Level, Ticket
 from tiercache.tiers.store import Kind
 from tiercache.ttl import Duration, seconds
 from tiercache.writes.bell import Bell
@@ -18,6 +18,8 @@ from tiercache.writes.crew import Crew
 from tiercache.writes.dead import DeadLetters
 from tiercache.writes.entering import Entering, Write
 from tiercache.writes.figures import WriteBehindStats, figures
+from tiercache.writes.in_hand import InHand
+from tiercache.writes.mending import Mending
 from tiercache.writes.overlay import Layer, Overlay
 from tiercache.writes.worker import Counts, Rules, Worker, Writer
 
@@ -74,8 +76,10 @@ class WriteBehind(DeadLetters):
         self._lock = threading.Lock()
         self._under_way = 0  # writes on their way into the journal; guarded by _lock
         self._counts = Counts()
+        self._in_hand = InHand()
         self.journal = self._make_journal()
         self._entering = Entering(self._cache.flow, self._writing, self.journal, self._spec)
+        self._mending = Mending(self._writing, self.journal)
         self._overlay.add(Layer(self.key, self.journal, options.deleted))
         merges = not options.keeps_all
         self._bell = Bell(options.max_batch, options.max_delay, merges=merges)
@@ -110,7 +114,7 @@ class WriteBehind(DeadLetters):
         )
         return Worker(
             *(self.journal, self._codec, self._writer, rules, self._bell, self._counts),
-            *(self._tell, self.withdraw, self._flushing),
+            *(self._tell, self.withdraw, self._flushing, self._mend, self._in_hand),
         )
 
     # Writing
@@ -321,6 +325,9 @@ class WriteBehind(DeadLetters):
     def withdraw(self, key: str) -> None:
         """Have the tiers forget a value that is not to be written, or not yet."""
         run(self._writing.delete(self._cache.blocking, [key]))
+
+    def _mend(self, tickets: Sequence[Ticket], payloads: Sequence[bytes]) -> None:
+        run(self._mending.mend(self._cache.blocking, tickets, payloads))
 
     def _flushing(self, count: int, marks: Sequence[bytes]) -> Step:
         spans = self._cache.flow.telemetry.notice()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from tiercache.errors import ConfigurationError
@@ -44,6 +45,12 @@ def make_write_behind(
             f"cache {cache.name!r} has a write-behind {name!r} already, and a journal has one "
             "writer; give this one another name="
         )
+    twin = next((each for each in others if _shape(each.key.template) == _shape(key)), None)
+    if twin is not None:
+        raise ConfigurationError(
+            f"cache {cache.name!r} has a write-behind of {key!r} already, named {twin.name!r}: "
+            "two would write the same rows in no order; use that one"
+        )
     overlay = cache.flow.overlay
     if not isinstance(overlay, Overlay):
         overlay = cache.flow.overlay = Overlay(cache.codec, cache.flow.l2)
@@ -56,3 +63,8 @@ def make_write_behind(
         close_on_sigterm(behind)
     behind.start()
     return behind
+
+
+def _shape(template: str) -> list[tuple[str, str | None, str | None]]:
+    """Return what a template makes of items, however it names their fields."""
+    return [(text, spec, how) for text, _, spec, how in Formatter().parse(template)]

@@ -10,7 +10,8 @@ the batch is put off untried. Only an attempt alone counts towards ``max_attempt
 by the monotonic clock, which goes on while a process is frozen; and gives back what it will not
 get to. What is still outstanding in a writer's call when its claim ends may be given to another
 worker: the writer then sees it twice, with the same id and version. An abandoned ticket counts as
-an attempt, and is tried alone: it may be what killed its worker.
+an attempt, and is tried alone: it may be what killed its worker. Not where that one is in this
+process, and still in the writer: see ``in_hand.py``.
 
 The journal refuses an acknowledgement of what is not the worker's any more, so a worker that thaws
 can do no harm there. In the database it can, unless the writer compares versions: see the docs.
@@ -28,10 +29,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tiercache.errors import CacheError, StoreError, WriteFailed
+from tiercache.logs import trace_of
 from tiercache.tiers.journal import Burial, Journal, JournalMismatch, Retry, Ticket
 from tiercache.writes.backoff import Backoff
 from tiercache.writes.bell import Bell
-from tiercache.writes.operation import Operation, mark_of, operation_of
+from tiercache.writes.in_hand import InHand
+from tiercache.writes.operation import Operation, mark_of, operation_of, payload_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,6 +97,9 @@ class Worker:
             pending.
         flushing: Returns the span of a call of the writer, for how many operations, and the marks
             of the spans in which they were accepted.
+        mend: Called with tickets that are written, and the payloads of their entries, before they
+            are acknowledged.
+        in_hand: What this process's workers are in the writer with.
     """
 
     def __init__(
@@ -107,6 +113,8 @@ class Worker:
         told: Callable[[], None],
         withdrawn: Callable[[str], None],
         flushing: Callable[[int, Sequence[bytes]], Step],
+        mend: Callable[[Sequence[Ticket], Sequence[bytes]], None],
+        in_hand: InHand,
     ) -> None:
         self.name = secrets.token_hex(8)
         self._journal = journal
@@ -118,6 +126,8 @@ class Worker:
         self._told = told
         self._withdrawn = withdrawn
         self._flushing = flushing
+        self._mend = mend
+        self._in_hand = in_hand
         self._runner: asyncio.Runner | None = None  # of an asyncio writer
         self._claimed_at = 0.0  # monotonic time of the last take
         self._is_in_trouble = False
@@ -147,7 +157,7 @@ class Worker:
                 self.name, rules.max_batch, rules.claim_seconds, self._bell.patience
             )
             self._bell.took(taken.wait)
-            self._write(taken.tickets)
+            self._write([self._in_hand.seen(ticket) for ticket in taken.tickets])
         except Exception as error:  # whatever it is: nobody writes if this thread ends
             self._has_trouble(error)
             return 0
@@ -160,7 +170,7 @@ class Worker:
         if not self._is_in_trouble:
             self._is_in_trouble = True
             is_known = isinstance(error, StoreError | JournalMismatch)
-            log.warning("writes behind wait: %s", error, exc_info=None if is_known else error)
+            log.warning("writes behind wait: %s", error if is_known else trace_of(error))
 
     def _leave(self) -> None:
         try:
@@ -171,6 +181,11 @@ class Worker:
     # A batch
 
     def _write(self, tickets: Sequence[Ticket]) -> None:
+        written = [part for ticket in tickets if (part := self._in_hand.written(ticket))]
+        if written:
+            self._acknowledge(written)
+            names = {ticket.id for ticket in written}  # what is left of them has another ticket
+            tickets = [ticket for ticket in tickets if ticket.id not in names]
         alone = [ticket for ticket in tickets if ticket.is_suspect or ticket.attempts]
         fresh = [ticket for ticket in tickets if not (ticket.is_suspect or ticket.attempts)]
         for some in _batches(fresh, self._rules.max_batch):
@@ -187,9 +202,11 @@ class Worker:
             if self._give_back_if_late(tickets[number:]):
                 return
             if failures >= ENOUGH_FAILURES and not successes:
-                self._put_off(tickets[number:])
+                self._put_off(tickets[number:], self._rules.backoff.after(1))
                 return
-            if self._try_alone(ticket._replace(records=ticket.records[:1])):
+            if self._in_hand.is_enough(ticket):
+                self._put_off([ticket], self._rules.claim_seconds)
+            elif self._try_alone(ticket._replace(records=ticket.records[:1])):
                 successes += 1
             else:
                 failures += 1
@@ -200,25 +217,28 @@ class Worker:
         if late < self._rules.claim_seconds * GIVE_BACK_SHARE:
             return False
         if tickets:
-            self._journal.retry(self.name, [Retry(each, 0.0, each.attempts) for each in tickets])
+            self._retry([Retry(each, 0.0, each.attempts) for each in tickets])
         return True
 
-    def _put_off(self, tickets: Sequence[Ticket]) -> None:
+    def _put_off(self, tickets: Sequence[Ticket], seconds: float) -> None:
         """Put tickets off that were not tried."""
-        seconds = self._rules.backoff.after(1)
-        retries = [Retry(each, seconds, each.attempts) for each in tickets]
+        self._retry([Retry(each, seconds, each.attempts) for each in tickets])
+        self._counts.add("retries", len(tickets))
+
+    def _retry(self, retries: Sequence[Retry]) -> None:
         self._journal.retry(self.name, retries)
-        self._counts.add("retries", len(retries))
+        self._in_hand.recorded([each.ticket for each in retries])
 
     def _try(self, tickets: Sequence[Ticket]) -> bool:
         """Hand over tickets as one batch; False if it was not written."""
-        try:
-            count = self._hand_over(tickets)
-        except BaseException as error:  # a CancelledError, or SystemExit, is the writer's own
-            kind = type(error).__name__  # what it says may name keys and values
-            log.info("%d operations could not be written together: %s", len(tickets), kind)
-            return False
-        self._acknowledge(tickets, count)
+        with self._in_hand.holding(tickets):
+            try:
+                self._hand_over(tickets)
+            except BaseException as error:  # a CancelledError, or SystemExit, is the writer's own
+                kind = type(error).__name__  # what it says may name keys and values
+                log.info("%d operations could not be written together: %s", len(tickets), kind)
+                return False
+            self._counts.add("batches", self._acknowledge(tickets))
         return True
 
     def _try_alone(self, ticket: Ticket) -> bool:
@@ -229,21 +249,21 @@ class Worker:
                 ticket._replace(attempts=ticket.attempts - 1), "the worker did not survive it"
             )
             return False
-        try:
-            self._hand_over([ticket])
-        except BaseException as error:
-            self._failed(ticket, _named(error))
-            return False
-        self._acknowledge([ticket], 1)
+        with self._in_hand.holding([ticket]):
+            try:
+                self._hand_over([ticket])
+            except BaseException as error:
+                self._failed(ticket, _named(error))
+                return False
+            self._counts.add("batches", self._acknowledge([ticket]))
         return True
 
-    def _hand_over(self, tickets: Sequence[Ticket]) -> int:
-        """Call the writer with the operations of tickets; return how many these are."""
+    def _hand_over(self, tickets: Sequence[Ticket]) -> None:
+        """Call the writer with the operations of tickets."""
         found = [(ticket.key, record) for ticket in tickets for record in ticket.records]
         marks = [mark for _, record in found if (mark := mark_of(record))]
         with self._flushing(len(found), marks):
             self._call([operation_of(self._codec, key, record) for key, record in found])
-        return len(found)
 
     def _failed(self, ticket: Ticket, error: str) -> None:
         attempts = ticket.attempts + 1
@@ -251,7 +271,7 @@ class Worker:
         if most is not None and attempts >= most and self._bury(ticket, error):
             return
         retry = Retry(ticket, self._rules.backoff.after(attempts), attempts)
-        self._journal.retry(self.name, [retry])
+        self._retry([retry])
         self._counts.add("retries")
 
     def _bury(self, ticket: Ticket, error: str) -> bool:
@@ -259,6 +279,7 @@ class Worker:
         (is_last,) = self._journal.bury(self.name, [Burial(ticket, error)], self._rules.max_dead)
         if is_last is None:
             return False
+        self._in_hand.settled([ticket])
         self._counts.add("buried")
         kind = error.partition(":")[0]  # the rest may name keys and values
         log.error("an operation was given up after %d attempts: %s", ticket.attempts + 1, kind)
@@ -267,18 +288,30 @@ class Worker:
         self._told()
         return True
 
-    def _acknowledge(self, tickets: Sequence[Ticket], operations: int) -> None:
-        self._counts.add("batches")
-        self._counts.add("written", operations)
-        lost = self._journal.done(self.name, tickets)
+    def _acknowledge(self, tickets: Sequence[Ticket]) -> bool:
+        """Have the journal forget what is written; say whether any of it still was this worker's.
+
+        By then nothing older stands in L2: the database has the row, so a load brings it.
+        """
+        payloads = [payload_of(ticket.records[-1]) for ticket in tickets]
+        self._mend(tickets, payloads)
+        lost = set(self._journal.done(self.name, tickets, payloads))
+        own = [ticket for ticket in tickets if ticket.id not in lost]
+        self._in_hand.settled(own)
+        self._counts.add("written", sum(len(ticket.records) for ticket in own))
         if lost:
-            self._counts.add("lost", lost)
-            log.warning(
-                "%d operations were written after their claim had ended: the writer took longer "
-                "than claim_timeout, and may see them twice",
-                lost,
-            )
+            self._lost([ticket for ticket in tickets if ticket.id in lost])
         self._told()
+        return bool(own)
+
+    def _lost(self, tickets: Sequence[Ticket]) -> None:
+        self._in_hand.wrote_late(tickets)
+        self._counts.add("lost", len(tickets))
+        log.warning(
+            "%d operations were held past claim_timeout, and written after their claim had ended: "
+            "the writer may see them twice; give it more time, or smaller batches",
+            len(tickets),
+        )
 
     # The user's writer
 

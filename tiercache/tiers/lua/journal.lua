@@ -118,7 +118,7 @@ local function renew(keys, key, record, version, exists, keeps_all)
 end
 
 -- Takes out operations up to a version of each of some keys; whether their rows exist now is told.
--- Returns for each 1 if nothing newer is pending, else 0.
+-- Returns for each 1 if nothing newer is pending, else 0; and the newest records there were.
 local function settle(keys, names, versions, exist, keeps_all)
   call_many('HDEL', {keys[5]}, names)
   local records = call_many('HMGET', {keys[1]}, fields_of(names))
@@ -139,5 +139,5 @@ local function settle(keys, names, versions, exist, keeps_all)
   end
   call_many('HDEL', {keys[1]}, fields_of(over))
   call_many('ZREM', {keys[2]}, over)
-  return answers
+  return answers, records
 end
