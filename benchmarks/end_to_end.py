@@ -65,6 +65,7 @@ class Way(NamedTuple):
 
     read: Callable[[int, int], Awaitable[Value]]
     written: Callable[[int, int], Awaitable[Any]]
+    hits_l1: Callable[[], int]
     close: Callable[[], Awaitable[Any]]
 
 
@@ -106,7 +107,7 @@ class Worker:
         await asyncio.sleep(LOAD_SECONDS)
         return [version, "x" * size]
 
-    async def act(self, way: Way, requests: list[Request], hits: Callable[[], int]) -> Seen:
+    async def act(self, way: Way, requests: list[Request]) -> Seen:
         began, waiting = monotonic(), iter(requests)
         await asyncio.gather(*(self._call(way, waiting) for _ in range(CALLERS)))
         seen = Seen(
@@ -115,7 +116,7 @@ class Worker:
             self._reads,
             self._loads,
             self._stale,
-            hits(),
+            way.hits_l1(),
             self._latencies[::SAMPLED],
         )
         await way.close()
@@ -144,7 +145,13 @@ class Worker:
             self._table.committed[key] = max(version, self._table.committed[key])
 
 
-def cached_way(worker: Worker, name: str, maxsize: int, url: str | None) -> tuple[Way, Cache]:
+def way_for(side: str, worker: Worker, name: str, maxsize: int, url: str) -> Way:
+    if side == BY_HAND:
+        return way_by_hand(worker, name, url)
+    return cached_way(worker, name, maxsize, url if side == OURS else None)
+
+
+def cached_way(worker: Worker, name: str, maxsize: int, url: str | None) -> Way:
     """Go through ``@cached``, with an L2 if there is a URL."""
     cache = Cache(name, l1=LRU(maxsize), l2=Redis(url) if url else None, ttl=3600)
 
@@ -152,7 +159,7 @@ def cached_way(worker: Worker, name: str, maxsize: int, url: str | None) -> tupl
     async def read(key: int, size: int) -> Value:
         return await worker.load(key, size)
 
-    return Way(read, read.invalidate, cache.aclose), cache
+    return Way(read, read.invalidate, lambda: cache.stats().hits_l1, cache.aclose)
 
 
 def way_by_hand(worker: Worker, name: str, url: str) -> Way:
@@ -167,7 +174,7 @@ def way_by_hand(worker: Worker, name: str, url: str) -> Way:
         await client.set(f"{name}:{key}", msgpack.packb(value), ex=3600)
         return value
 
-    return Way(read, lambda key, _: client.delete(f"{name}:{key}"), client.aclose)
+    return Way(read, lambda key, _: client.delete(f"{name}:{key}"), int, client.aclose)
 
 
 def role(
@@ -185,21 +192,21 @@ def role(
         while True:
             name = f"{side}-{yield}".replace(" ", "-")
             worker = Worker(table)
-            if side == BY_HAND:
-                way, hits = way_by_hand(worker, name, url), int
-            else:
-                way, cache = cached_way(worker, name, maxsize, url if side == OURS else None)
-                hits = lambda cache=cache: cache.stats().hits_l1  # type: ignore[misc] # noqa: E731
-            runner.run(way.read(len(table.versions) - 1 - number, 1))  # connects; a key of its own
+            way = way_for(side, worker, name, maxsize, url)
+            key = len(table.versions) - 1 - number  # of its own
+            runner.run(_first(way, key))
             instant = yield
-            yield runner.run(_at(instant, worker, way, requests, hits))
+            yield runner.run(_at(instant, worker, way, requests))
 
 
-async def _at(
-    instant: float, worker: Worker, way: Way, requests: list[Request], hits: Callable[[], int]
-) -> Seen:
+async def _first(way: Way, key: int) -> None:
+    """Connect, and try what there is to try."""
+    await way.read(key, 1)
+
+
+async def _at(instant: float, worker: Worker, way: Way, requests: list[Request]) -> Seen:
     await asyncio.sleep(instant - monotonic())
-    return await worker.act(way, requests, hits)
+    return await worker.act(way, requests)
 
 
 def replay(

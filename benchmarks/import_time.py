@@ -9,6 +9,7 @@ Run as ``python -m benchmarks.import_time``.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -43,7 +44,9 @@ def _is_installed(name: str) -> bool:
 def measure(chosen: Mapping[str, str], rounds: int) -> dict[str, float]:
     """Return milliseconds of each above an interpreter that imports nothing."""
     times: dict[str, list[float]] = {name: [] for name in [NOTHING, *chosen]}
-    order = list((chosen | {NOTHING: NOTHING}).items())
+    order = [(NOTHING, NOTHING), *chosen.items()]
+    for _, statement in order:
+        _seconds(statement)  # compiles what has not been compiled yet
     for _ in range(rounds):
         random.shuffle(order)
         for name, statement in order:
@@ -53,8 +56,9 @@ def measure(chosen: Mapping[str, str], rounds: int) -> dict[str, float]:
 
 
 def _seconds(statement: str) -> float:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     began = perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True)
+    subprocess.run([sys.executable, "-c", statement], check=True, env=environment)
     return perf_counter() - began
 
 

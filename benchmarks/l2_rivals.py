@@ -68,7 +68,10 @@ def disk(bench: Bench, rivals: Mapping[str, Rival]) -> Iterator[Row]:
         tempfile.TemporaryDirectory() as folder,
         Cache("disk", l1=None, l2=SQLite(Path(folder) / "l2.db"), ttl=TTL_SECONDS) as cache,
     ):
-        made = {OURS: cache.cached("one:{user_id}")(load), DISK: make(load, "")}
+        made: dict[str, Function] = {
+            OURS: cache.cached("one:{user_id}")(load),
+            DISK: make(load, ""),
+        }
         yield _row(bench, "rivals_disk", "L2 hit through SQLite, blocking", made, DISK, None)
 
 

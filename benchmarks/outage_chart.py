@@ -23,6 +23,7 @@ def draw(path: Path, runs: Sequence[Mapping[str, Any]], title: str) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "tiercache"  # the same numbers give the same file
+    mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,9 +135,20 @@ class Calls:
     def asker(self, choose: Callable[..., Any], option: str) -> Callable[[Call], Any]:
         """Return what calls a user's function, with the result if it has an argument for that."""
         same_kind(choose, wants_async=False, where=f"{option} of {self.name}")
+        self._check_fit(choose, option)
         if _takes_result(choose):
             return lambda call: choose(*call.args, **call.with_result)
         return lambda call: choose(*call.args, **call.kwargs)
+
+    def _check_fit(self, choose: Callable[..., Any], option: str) -> None:
+        """Raise if no call of the function can be passed on to a user's function."""
+        signature = _signature_of(choose)
+        if signature is not None and not _fits(self.signature, signature):
+            raise ConfigurationError(
+                f"{option}= of {self.decorator} of {self.name} takes {signature}, which no call of "
+                f"{self.name[:-2]}{self.signature} fits;\n"
+                "have it take the same arguments, and result if it needs that"
+            )
 
     def _renderer(self, template: str, render: Callable[[Call], str]) -> Source:
         def rendered(call: Call) -> Iterable[str]:
@@ -179,10 +190,49 @@ def _taking_result(
 
 
 def _takes_result(choose: Callable[..., Any]) -> bool:
+    signature = _signature_of(choose)
+    return signature is not None and RESULT in signature.parameters
+
+
+def _signature_of(choose: Callable[..., Any]) -> inspect.Signature | None:
     try:
-        return RESULT in inspect.signature(choose).parameters
+        return inspect.signature(choose)
     except (TypeError, ValueError):  # one of C that does not say
+        return None
+
+
+def _fits(function: inspect.Signature, choose: inspect.Signature) -> bool:
+    """Whether some call of a function can be passed on to another, its result too if that has it.
+
+    Of a function that takes anything nobody knows what it will be called with.
+    """
+    given = list(function.parameters.values())
+    if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in given):
+        return True
+    count = sum(each.kind is not each.KEYWORD_ONLY for each in given)
+    return any(_binds(given, placed, choose) for placed in range(count + 1))
+
+
+def _binds(given: Sequence[inspect.Parameter], placed: int, choose: inspect.Signature) -> bool:
+    """Whether a call fits that gives so many arguments by their place, and the rest by name.
+
+    What may be left out is given where it is asked for by its name.
+    """
+    own = list(choose.parameters.values())
+    in_place = [each.name for each in own[:placed] if each.kind is not each.KEYWORD_ONLY]
+    asked = {each.name for each in own if each.kind is not each.POSITIONAL_ONLY} - {*in_place}
+    named = {
+        each.name for each in given[placed:] if each.default is each.empty or each.name in asked
+    }
+    if any(each.kind is each.POSITIONAL_ONLY and each.name in named for each in given[placed:]):
         return False
+    if RESULT in choose.parameters and all(each.name != RESULT for each in given):
+        named.add(RESULT)
+    try:
+        choose.bind(*given[:placed], **dict.fromkeys(named))
+    except TypeError:
+        return False
+    return True
 
 
 def _listed(chosen: Any) -> tuple[Any, ...] | None:

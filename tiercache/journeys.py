@@ -284,6 +284,7 @@ class Journey:
             return flights
         keys = [flight.key for flight in flights]
         values = await flow.overlay.values(self.port, spec, keys, for_load=True)
+        left = [flight for flight in flights if flight.key not in values]
         for flight in flights if values else ():
             if flight.key in values:
                 try:
@@ -291,8 +292,11 @@ class Journey:
                 except Exception as error:
                     flow.fail(flight, spec, error)
                 else:
-                    flow.flights.land(flight, value)
-        return [flight for flight in flights if flight.key not in values]
+                    if value is MISS:
+                        left.append(flight)
+                    else:
+                        flow.flights.land(flight, value)
+        return left
 
     async def _load_together(self, flights: Sequence[Flight]) -> None:
         batch, spec = self.batch, self.spec

@@ -14,6 +14,7 @@ from .current import load_of
 from .entry import Life, RememberedError, entry_of
 from .errors import CacheError, ConfigurationError, EncodeError, LoadTimeout
 from .load import Load, Previous
+from .nearby import UNKNOWN
 from .refreshing import Refreshing
 from .runtime import BoxedStop, Port
 from .singleflight import Flight, Source, loading_now
@@ -124,7 +125,10 @@ class Loading(Refreshing):
         return await self.keep_pending(port, flight, spec, values[flight.key])
 
     async def keep_pending(self, port: Port, flight: Flight, spec: Spec, value: Any) -> Any:
-        """Keep and return what a load is answered with from what is written behind."""
+        """Keep and return what a load is answered with from what is written behind; or MISS."""
+        if value is UNKNOWN:
+            flight.is_unsure = True
+            return MISS
         if isinstance(value, BaseException) or (
             isinstance(value, type) and issubclass(value, BaseException)
         ):
@@ -199,7 +203,8 @@ class Loading(Refreshing):
         A loader that skips says nothing of the old one. A value that is not kept by the options
         of the function is the newest all the same: the old one goes.
         """
-        if isinstance(flight.load, Load) and flight.load.is_skipped:
+        has_skipped = isinstance(flight.load, Load) and flight.load.is_skipped
+        if has_skipped or flight.is_unsure:
             self.put_off(flight, SKIPPED_SECONDS)
         else:
             await self._withdraw(port, flight, spec, value, None)
@@ -275,6 +280,8 @@ class Loading(Refreshing):
 
     def judge(self, spec: Spec, flight: Flight, value: Any, seconds: float) -> Life | None:
         """Return how a loaded value is to be kept, or None if it is not to be stored."""
+        if flight.is_unsure:
+            return None
         load = flight.load
         if isinstance(load, Load) and load.items is not None and not load.is_skipped:
             load = None  # a bulk load's is of no key

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 BLIND_TTL = 5.0  # seconds
 UNWATCHED_JITTER = 0.3  # of that: what is loaded in an outage is not loaded again all at once
+UNKNOWN = object()  # in place of a pending value, where the journal cannot be read
 FEW_ENTRIES = 1000  # in L1, that may be looked through whenever a tag is invalidated
 
 
@@ -58,7 +59,8 @@ class Overlay(Protocol):
     ) -> dict[str, Any]:
         """Return what keys are to read as whose writes have not reached the database.
 
-        For a load, deleted ones too: in the place of a value may stand an exception to be raised.
+        For a load, deleted ones too: in the place of a value may stand an exception to be raised,
+        or UNKNOWN where nobody can tell: then what is loaded is not to be kept.
         """
 
 

@@ -87,6 +87,7 @@ class Flight:
     load: Load | LoadMaker | None = None
     ttl: float | None = None  # that a load gave its value, in seconds
     span: object = None  # of its load: what those who waited for it link to
+    is_unsure = False  # a newer write may be pending: what it loads is not to be kept
     skips_store = False  # it has seen L2 fail, and does not wait for it again
     tags: tuple[str, ...] | None = None  # of its value; None: they may be any
     lease: Lease | None = None  # under which it may fill L2

@@ -38,7 +38,7 @@ NAMES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Rival:
     """One library: how it caches a function, and what else it does meanwhile.
 
@@ -48,7 +48,7 @@ class Rival:
     distribution: str | None  # whose version is recorded; None for the standard library
     features: tuple[str, ...]
     is_native: bool = False  # keeps entries where tracemalloc cannot see them
-    key: Callable[[Function, int], object] | None = None  # what it makes of the argument as key
+    key: Callable[[Any, int], object] | None = None  # what it makes of the argument as key
     blocking: Callable[[Function, int], Function] | None = None  # function, maxsize -> cached
     awaited: Callable[[AsyncFunction, int], AsyncFunction] | None = None
     # In Redis, with one load in the whole cluster if the library has that: function, URL -> cached

@@ -1,37 +1,30 @@
-"""cashews: its memory backend, without lock=True, which gives one load but takes 4x per hit.
-
-Shared, in Redis alone, with it: it has no first tier that would hear of other processes.
-"""
+"""cashews: memory without lock=True (one load, but 4x per hit); Redis alone, shared with it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from cashews import Cache
 
 from benchmarks.rivals import TTL_SECONDS, AsyncFunction, Rival
 
 
-def awaited(function: AsyncFunction, maxsize: int) -> AsyncFunction:
-    cache = Cache()
-    cache.setup(f"mem://?size={maxsize}")
-    return cache(ttl=TTL_SECONDS)(function)
+def awaited(function: AsyncFunction, maxsize: int) -> Any:
+    return _cached(function, f"mem://?size={maxsize}")
 
 
-def ashared(function: AsyncFunction, url: str) -> AsyncFunction:
+def ashared(function: AsyncFunction, url: str) -> Any:
+    return _cached(function, url, key="one:{user_id}", lock=True)
+
+
+def astored(function: AsyncFunction, url: str) -> Any:
+    return _cached(function, url, key="hit:{user_id}")
+
+
+def _cached(function: AsyncFunction, url: str, **options: Any) -> Any:
     cache = Cache()
     cache.setup(url)
-    return cache(ttl=TTL_SECONDS, key="one:{user_id}", lock=True)(function)
+    return cache(ttl=TTL_SECONDS, **options)(function)
 
 
-def astored(function: AsyncFunction, url: str) -> AsyncFunction:
-    cache = Cache()
-    cache.setup(url)
-    return cache(ttl=TTL_SECONDS, key="hit:{user_id}")(function)
-
-
-RIVAL = Rival(
-    distribution="cashews",
-    features=("ttl", "bounded"),
-    awaited=awaited,
-    ashared=ashared,
-    astored=astored,
-)
+RIVAL = Rival("cashews", ("ttl", "bounded"), awaited=awaited, ashared=ashared, astored=astored)

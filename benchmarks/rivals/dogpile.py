@@ -1,9 +1,8 @@
-"""dogpile.cache: a region over its memory backend, which is a dict without a bound.
-
-Shared, a region over Redis with its distributed lock.
-"""
+"""dogpile.cache: its memory backend, a dict without a bound; Redis with its distributed lock."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from dogpile.cache import make_region
 from dogpile.cache.util import function_key_generator
@@ -11,23 +10,22 @@ from dogpile.cache.util import function_key_generator
 from benchmarks.rivals import TTL_SECONDS, Function, Rival
 
 
-def blocking(function: Function, maxsize: int) -> Function:
-    del maxsize  # the backend has none
-    region = make_region().configure("dogpile.cache.memory", expiration_time=TTL_SECONDS)
-    return region.cache_on_arguments()(function)
+def blocking(function: Function, maxsize: int) -> Any:
+    return _cached(function, "dogpile.cache.memory", {})  # which has no maxsize
 
 
-def shared(function: Function, url: str) -> Function:
+def shared(function: Function, url: str) -> Any:
     arguments = {"url": url, "distributed_lock": True, "thread_local_lock": False}
-    region = make_region().configure("dogpile.cache.redis", TTL_SECONDS, arguments)
-    return region.cache_on_arguments()(function)
+    return _cached(function, "dogpile.cache.redis", arguments)
 
 
-RIVAL = Rival(
-    distribution="dogpile.cache",
-    features=("ttl", "threads", "single flight"),
-    key=lambda cached, argument: function_key_generator(None, cached.original)(argument),
-    blocking=blocking,
-    shared=shared,
-    stored=shared,
-)
+def _key(cached: Any, argument: int) -> object:
+    return function_key_generator(None, cached.original)(argument)
+
+
+def _cached(function: Function, backend: str, arguments: dict[str, Any]) -> Any:
+    return make_region().configure(backend, TTL_SECONDS, arguments).cache_on_arguments()(function)
+
+
+KIND = ("ttl", "threads", "single flight")
+RIVAL = Rival("dogpile.cache", KIND, key=_key, blocking=blocking, shared=shared, stored=shared)

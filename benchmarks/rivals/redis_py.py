@@ -1,9 +1,6 @@
-"""redis-py by hand: GET and SET with msgpack; what the others are built on. The baseline in L2."""
-
-from __future__ import annotations
+"""redis-py by hand: GET and SET with msgpack; what others are built on. The baseline in L2."""
 
 import msgpack
-import redis
 import redis.asyncio
 
 from benchmarks.rivals import TTL_SECONDS, AsyncFunction, Function, Rival
@@ -31,4 +28,4 @@ def astored(function: AsyncFunction, url: str) -> AsyncFunction:
     return cached
 
 
-RIVAL = Rival(distribution="redis", features=("threads",), stored=stored, astored=astored)
+RIVAL = Rival("redis", ("threads",), stored=stored, astored=astored)

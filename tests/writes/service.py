@@ -55,7 +55,7 @@ def hold_one_batch(address: str, table: str, options: dict[str, Any]) -> None:
 
     behind = cache.write_behind(write, key="user:{}", **options)
     say("ready")
-    while not behind.stats().written:
+    while not behind.stats().lost_claims:
         time.sleep(0.01)
     time.sleep(0.05)
     say("lost", behind.stats().lost_claims)

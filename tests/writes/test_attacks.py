@@ -232,7 +232,7 @@ def test_a_put_interrupted_in_the_journal_leaves_no_older_value(
 def test_puts_of_many_threads_take_turns(tmp_path) -> None:
     """SQLite has them poll for its lock: some starve until the timeout, and the breaker opens."""
     with Cache("turns", l2=SQLite(str(tmp_path / "cache.db"))) as cache:
-        users = cache.write_behind(lambda ops: None, key="user:{}")
+        users = cache.write_behind(lambda ops: None, key="user:{}", workers=0)
         users.put(0, 0)
         inside: list[int] = []
         most = 0

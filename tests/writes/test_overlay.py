@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
@@ -175,3 +177,42 @@ def test_a_closed_writer_is_not_asked(place):
     behind.close()
     cache.clear()
     assert cache.get_or_load("user:1", lambda: "row") == "row"
+
+
+def set_format(place: Place, cache, text: str) -> None:
+    """Have the journal be of another format."""
+    space = cache.flow.l2.namespace
+    if place.kind == "redis":
+        place._server.command("HSET", "tc:{users}:writes:user:{}:state", "format", text)
+    else:
+        with closing(sqlite3.connect(space._sessions.path)) as db, db:
+            db.execute("UPDATE journal SET format = ?", (text,))
+
+
+def test_a_journal_of_another_format_does_not_fail_reads(shared, kind, caplog):
+    """The database answers, and nothing is kept: a newer write may wait there."""
+    cache = shared.cache()
+    behind = pending(shared, cache, workers=0)
+    behind.put(1, "new")
+    cache.clear()
+    set_format(shared, cache, "9")
+    loads = []
+
+    def load(user_id):
+        loads.append(user_id)
+        return "row"
+
+    get = cache.cached("user:{user_id}")(kind.function(load))
+    for _ in range(2):
+        assert kind.call(get, 1) == "row"
+        assert kind.call(get.many, [1, 2]) == {1: "row", 2: "row"}
+        assert kind.do(cache, "get", "user:1", MISS) is MISS
+        keys = ["user:1", "user:2"]
+        load_many = kind.function(lambda keys: dict.fromkeys(keys, "rows"))
+        assert kind.do(cache, "get_or_load_many", keys, load_many) == dict.fromkeys(keys, "rows")
+    assert sorted(loads) == [1, 1, 1, 1, 2, 2]
+    assert cache.stats().store_errors >= 6
+    told = [each.message for each in caplog.records if "of format '9'" in each.message]
+    assert len(told) == 1
+    set_format(shared, cache, "1")
+    assert kind.call(get, 1) == "new"

@@ -301,5 +301,16 @@ def test_two_writers_of_one_name_are_refused():
     with Cache("u", l2=None) as cache:
         cache.write_behind(print, key="user:{}", durable=False)
         with pytest.raises(ConfigurationError, match="another name="):
-            cache.write_behind(print, key="user:{}", durable=False)
-        cache.write_behind(print, key="user:{}", durable=False, name="audit")
+            cache.write_behind(print, key="team:{}", durable=False, name="user:{}")
+        cache.write_behind(print, key="team:{}", durable=False, name="teams")
+
+
+@pytest.mark.parametrize("key", ["user:{}", "user:{id}"])
+@pytest.mark.parametrize("name", [None, "audit"])
+def test_two_writers_of_one_template_are_refused(key, name):
+    """Whatever they are named: nothing would tell whose operation of a key is the newer."""
+    with Cache("u", l2=None) as cache:
+        cache.write_behind(print, key="user:{}", durable=False, name="first")
+        with pytest.raises(ConfigurationError, match="named 'first'"):
+            cache.write_behind(print, key=key, durable=False, name=name)
+        cache.write_behind(print, key="user:{:04}", durable=False)

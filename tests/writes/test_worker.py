@@ -300,6 +300,64 @@ def test_a_blocking_writer_that_hangs_is_replaced(place, table):
     assert behind.stats().dead == 0
 
 
+def test_a_writer_that_is_always_too_slow_is_acknowledged(place, table):
+    """It is at work in this process: nothing has died, and what it wrote is not written anew."""
+    behind = None
+
+    def writer(operations):
+        table.write(operations)
+        until(lambda: len(table.batches) == 2)  # another has its claim by then
+        if behind.stats().lost_claims:
+            until(lambda: behind.stats().written)  # and the third has that one's
+
+    behind = place.behind(writer, claim_timeout="60ms", max_attempts=1)
+    behind.put(1, "a")
+    until(lambda: behind.stats().depth == 0)
+    until(lambda: behind.stats().lost_claims >= 1)
+    assert behind.stats().dead == 0
+    assert (table.rows, len(table.batches)) == ({1: "a"}, 2)
+
+
+def test_an_operation_that_hangs_takes_two_workers_and_no_more(place, table):
+    """The others are written; it is acknowledged when the writer returns after all."""
+    release, hung = threading.Event(), []
+
+    def writer(operations):
+        if any(each.item == 1 for each in operations):
+            hung.append(1)
+            release.wait(20)
+        table.write(operations)
+
+    behind = place.behind(writer, claim_timeout="60ms", max_attempts=1, max_batch=1)
+    behind.put(1, "a")
+    until(lambda: len(hung) == 2)
+    until(lambda: behind.stats().put_off == 1)
+    behind.put(2, "b")
+    until(lambda: 2 in table.rows)
+    assert (len(hung), behind.stats().dead) == (2, 0)
+    release.set()
+    assert behind.flush() == 0
+    assert (len(hung), table.rows) == (2, {1: "a", 2: "b"})
+
+
+def test_what_is_written_late_counts_once(place, table):
+    """As a claim that was lost, by whoever was late; as written by whoever acknowledged it."""
+    hung, may_go = threading.Event(), threading.Event()
+
+    def writer(operations):
+        table.write(operations)
+        if not hung.is_set():
+            hung.set()
+            may_go.wait(20)
+
+    behind = place.behind(writer, claim_timeout="60ms")
+    behind.put(1, "a")
+    until(lambda: behind.stats().written == 1)
+    may_go.set()
+    until(lambda: behind.stats().lost_claims == 1)
+    assert (behind.stats().written, behind.stats().batches) == (1, 1)
+
+
 @pytest.mark.parametrize("result", ["False", "generator"])
 def test_a_writer_that_says_it_wrote_nothing_has_not(place, table, result):
     """False, and a generator that never ran, are failures; the operation is not lost."""

@@ -176,8 +176,10 @@ class JournalPlans:
         return [each.decode() for each in self._list(reply, "done")]
 
     def _mend_in_cluster(self, tickets: Sequence[Ticket], payloads: Sequence[bytes]) -> Plan[None]:
-        """Mend entries on other nodes, before tickets are given back: should this process die
-        between, another does it again. What is put meanwhile loses its entry, and nothing else.
+        """Mend entries on other nodes.
+
+        Before tickets are given back: should this process die between, another does it again. What
+        is put meanwhile loses its entry, and nothing else.
         """
         newest = yield from self.pending([ticket.key for ticket in tickets])
         runs, names = [], []

@@ -58,7 +58,8 @@ class Behind:
                 Blocking, called in a thread of a worker; or ``async def``, in a loop of its own
                 there. It may see an operation twice: compare versions, or ids.
             key: A template of one or more fields: ``"user:{}"``.
-            name: Of the journal; by default the template. The same in every process and release.
+            name: Of the journal; by default the template. The same in every process and release. A
+                cache has one write-behind of a template, whatever its name.
             ttl: Of the entries that puts make, by default the cache's.
             tags: Of the entries that puts make.
             max_batch: How many operations the writer gets at most; as many are handed over at once.
@@ -70,10 +71,12 @@ class Behind:
             max_wait: How long it waits, then it raises, too.
             max_attempts: After how many in vain an operation becomes a dead letter; None: never.
             backoff: The first delay between attempts, which triples each time, and the longest.
-            claim_timeout: How long a batch may take; then another worker gets it.
+            claim_timeout: How long a batch may take; then another worker gets it. That counts as an
+                attempt where the process has died meanwhile.
             durable: Whether the journal is in L2, and outlives this process; else in memory.
             workers: Threads of this process; 0: only other processes write, and this one reads what
-                is pending: one that loads such keys without this call brings back older rows.
+                is pending: one that loads such keys without this call may bring back older rows,
+                until what is pending is written.
             on_sigterm: Whether SIGTERM closes this before the process ends.
             deleted: What a key reads as, to loads, whose row is to be deleted; an exception, or a
                 class of exceptions, is raised.

@@ -17,11 +17,11 @@ from tiercache.writes.bell import Bell
 from tiercache.writes.crew import Crew
 from tiercache.writes.dead import DeadLetters
 from tiercache.writes.entering import Entering, Write
-from tiercache.writes.figures import WriteBehindStats, figures
+from tiercache.writes.figures import Counts, WriteBehindStats, figures
 from tiercache.writes.in_hand import InHand
 from tiercache.writes.mending import Mending
 from tiercache.writes.overlay import Layer, Overlay
-from tiercache.writes.worker import Counts, Rules, Worker, Writer
+from tiercache.writes.worker import Rules, Worker, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tiercache.tiers.journal import Level
-    from tiercache.writes.worker import Counts
+
+
+class Counts:
+    """What was done for one writer in one process."""
+
+    __slots__ = ("batches", "buried", "failures", "lock", "lost", "puts", "retries", "written")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # guards all that follows
+        self.puts = 0  # operations accepted
+        self.batches = 0  # calls of the writer that succeeded, and were acknowledged
+        self.written = 0  # operations
+        self.failures = 0  # calls that raised
+        self.retries = 0  # operations put off
+        self.buried = 0
+        self.lost = 0  # operations whose claim had ended by the time they were written
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Count."""
+        with self.lock:
+            setattr(self, name, getattr(self, name) + number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +45,7 @@ class WriteBehindStats:
     # Of this process, since it began
     puts: int  # operations accepted
     written: int  # operations acknowledged
-    batches: int  # calls of the writer that succeeded
+    batches: int  # calls of the writer that succeeded, and were acknowledged
     failures: int  # calls that raised
     retries: int  # operations put off
     buried: int  # operations given up

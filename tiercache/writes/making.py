@@ -33,23 +33,23 @@ def make_write_behind(
     """Return a writer's WriteBehind, with its workers started.
 
     Raises:
-        ConfigurationError: If an option is illegal, or another writer has the name.
+        ConfigurationError: If an option is illegal, or another writer has the name or the keys.
     """
     chosen = options_of(**options)
     template = KeyTemplate(key)
     name = key if name is None else name
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"name must be a text, got {name!r}; it names the journal")
-    if any(other.name == name for other in others):
-        raise ConfigurationError(
-            f"cache {cache.name!r} has a write-behind {name!r} already, and a journal has one "
-            "writer; give this one another name="
-        )
     twin = next((each for each in others if _shape(each.key.template) == _shape(key)), None)
     if twin is not None:
         raise ConfigurationError(
             f"cache {cache.name!r} has a write-behind of {key!r} already, named {twin.name!r}: "
             "two would write the same rows in no order; use that one"
+        )
+    if any(other.name == name for other in others):
+        raise ConfigurationError(
+            f"cache {cache.name!r} has a write-behind {name!r} already, and a journal has one "
+            "writer; give this one another name="
         )
     overlay = cache.flow.overlay
     if not isinstance(overlay, Overlay):

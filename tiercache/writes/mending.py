@@ -32,10 +32,12 @@ class Mending:
     async def mend(self, port: Port, tickets: Sequence[Ticket], payloads: Sequence[bytes]) -> None:
         """Do so for tickets whose operations are written; ``payloads`` are their entries'."""
         l2 = self._writing.flow.l2
-        own = self._newest(tickets, payloads)
-        if l2 is None or self._journal.writes_entries or not own:
+        if l2 is None or self._journal.writes_entries:
             return
+        own = self._newest(tickets, payloads)
         keys = list(own)
+        if not keys:
+            return
         leases = await self._taken(port, l2, keys)
         found = await l2.read_many(port, keys)
         foreign = {

@@ -33,6 +33,7 @@ from tiercache.logs import trace_of
 from tiercache.tiers.journal import Burial, Journal, JournalMismatch, Retry, Ticket
 from tiercache.writes.backoff import Backoff
 from tiercache.writes.bell import Bell
+from tiercache.writes.figures import Counts
 from tiercache.writes.in_hand import InHand
 from tiercache.writes.operation import Operation, mark_of, operation_of, payload_of
 
@@ -59,27 +60,6 @@ class Rules:
     max_attempts: int | None
     max_dead: int
     backoff: Backoff
-
-
-class Counts:
-    """What was done for one writer in one process."""
-
-    __slots__ = ("batches", "buried", "failures", "lock", "lost", "puts", "retries", "written")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()  # guards all that follows
-        self.puts = 0  # operations accepted
-        self.batches = 0  # calls of the writer that succeeded
-        self.written = 0  # operations
-        self.failures = 0  # calls that raised
-        self.retries = 0  # operations put off
-        self.buried = 0
-        self.lost = 0  # operations whose claim had ended by the time they were written
-
-    def add(self, name: str, number: int = 1) -> None:
-        """Count."""
-        with self.lock:
-            setattr(self, name, getattr(self, name) + number)
 
 
 class Worker:
