@@ -80,7 +80,8 @@ def test_prints_trees(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     ):
         assert line.startswith(name)
     assert "outcome=l2_hit" in scenes[2]
-    assert scenes[3].count("tiercache.wait linked to tiercache.load") == 2
+    # One who was late is served what the others have waited for.
+    assert scenes[3].count("tiercache.wait linked to tiercache.load") in {1, 2}
     assert "guard=KnownIds outcome=absent" in scenes[4]
     assert "outcome=stale" in scenes[5]
     assert "tiercache.refresh ttl_s=0.5 linked to tiercache.get" in scenes[5]

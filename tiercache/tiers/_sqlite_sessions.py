@@ -18,6 +18,7 @@ from weakref import WeakSet
 from tiercache.errors import ConfigurationError, StoreError, StoreTimeout
 from tiercache.tiers import _sqlite_files as files
 from tiercache.tiers._sqlite_base import is_busy, is_full
+from tiercache.tiers._sqlite_forks import fork_gate
 from tiercache.tiers._sqlite_tidying import Tidying
 from tiercache.tiers.journal import JournalMismatch
 from tiercache.tiers.store import StoreRefused
@@ -124,7 +125,7 @@ class Sessions:
         """Do what run does, on a connection of the caller's choice."""
         try:
             while True:
-                with session() as db:
+                with fork_gate, session() as db:
                     if db is not None:
                         return do(db)
         except JournalMismatch:
