@@ -345,7 +345,10 @@ def _is_said(space, name):
 def _is_replica_of(group):
     """Whether all but the master follow it."""
     port = f"master_port:{group.master.port}".encode()
-    return all(
-        server is group.master or port in server.command("INFO", "replication")
-        for server in group.data
-    )
+    try:
+        return all(
+            server is group.master or port in server.command("INFO", "replication")
+            for server in group.data
+        )
+    except ConnectionError:  # a master that is demoted closes its connections
+        return False
