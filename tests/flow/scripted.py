@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.kinds import Kind
+from tests.waiting import until
 
 
 class Failure(Exception):
@@ -34,6 +35,10 @@ class Scripted:
         assert self._gate is not None
         gate, self._gate = self._gate, None
         gate.set()
+
+    def until_loads(self, count: int, function: Callable[..., Any], *args: Any) -> None:
+        """Wait until so many loads have begun; the calls keep an event loop going meanwhile."""
+        until(lambda: len(self.loads) == count or self.kind.call(function, *args) is None)
 
     @property
     def function(self) -> Callable[..., Any]:

@@ -10,18 +10,12 @@ import pytest
 
 from tests.flow.scripted import Failure, Scripted
 from tests.kinds import Kind
-from tests.waiting import until
 from tiercache import Cache
 from tiercache.entry import Record
 from tiercache.lives import is_drawn
 from tiercache.spec import Spec
 from tiercache.stats import Counters
 from tiercache.testing import DictStore, FakeClock
-
-
-@pytest.fixture
-def source(kind: Kind) -> Scripted:
-    return Scripted(kind)
 
 
 def test_in_the_last_fifth_a_read_refreshes(
@@ -37,7 +31,7 @@ def test_in_the_last_fifth_a_read_refreshes(
     clock.advance(0.2)
     source.hold()
     assert [kind.call(f, 1) for _ in range(3)] == [1, 1, 1]
-    until(lambda: len(source.loads) == 2 or kind.call(f, 1) is None)
+    source.until_loads(2, f, 1)
     source.let_go()
     kind.settle(cache)
     assert kind.call(f, 1) == 2

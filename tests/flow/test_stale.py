@@ -38,11 +38,6 @@ class Recorder(Plugin):
         return [event for event in self.events if event.name == name]
 
 
-@pytest.fixture
-def source(kind: Kind) -> Scripted:
-    return Scripted(kind)
-
-
 def test_stale_is_served_and_refreshed_behind(
     kind: Kind, cache: Cache, clock: FakeClock, source: Scripted
 ) -> None:
@@ -52,7 +47,7 @@ def test_stale_is_served_and_refreshed_behind(
     clock.advance(12)
     source.hold()
     assert [kind.call(f, 1) for _ in range(3)] == [1, 1, 1]
-    until(lambda: len(source.loads) == 2 or kind.call(f, 1) is None)
+    source.until_loads(2, f, 1)
     source.let_go()
     kind.settle(cache)
     assert kind.call(f, 1) == 2
@@ -283,7 +278,7 @@ def test_a_refresh_does_not_bring_back_what_was_deleted(
     clock.advance(11)
     source.hold()
     kind.call(f, 1)
-    until(lambda: len(source.loads) == 2 or kind.call(f, 1) is None)
+    source.until_loads(2, f, 1)
     kind.do(cache, "delete", "k:1")
     source.let_go()
     kind.settle(cache)
@@ -301,7 +296,7 @@ def test_whoever_misses_joins_the_refresh(
     clock.advance(11)
     source.hold()
     kind.call(f, 1)
-    until(lambda: len(source.loads) == 2 or kind.call(f, 1) is None)
+    source.until_loads(2, f, 1)
     cache.memory.clear()  # evicted, say
     source.let_go()
     assert kind.side_by_side(f, [(1,)] * 5) == [2] * 5
@@ -439,7 +434,7 @@ def test_closing_ends_refreshes(kind: Kind, make_cache: Callable[..., Cache]) ->
     clock.advance(11)
     source.hold()
     kind.call(f, 1)
-    until(lambda: len(source.loads) == 2 or kind.call(f, 1) is None)
+    source.until_loads(2, f, 1)
     if kind.name == "blocking":
         timer = threading.Timer(0.1, source.let_go)
         timer.start()
