@@ -8,6 +8,7 @@ seconds, and a group is ready in less than three.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Self
@@ -140,10 +141,13 @@ class RedisCluster(_Group):
         return int(self.servers[0].command("CLUSTER", "KEYSLOT", key)[1:])
 
     def owner_of(self, key: str) -> RedisServer:
-        """Return the node that serves a key now."""
-        for node in self.servers:
-            if node.is_running and not node.command("GET", key).startswith(b"-"):
-                return node
+        """Return the node that serves a key; on a busy machine none may, for a moment."""
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline:
+            for node in self.servers:
+                if node.is_running and not node.command("GET", key).startswith(b"-"):
+                    return node
+            time.sleep(0.05)
         raise RuntimeError(f"no node serves {key}")
 
     def begin_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
