@@ -42,10 +42,10 @@ def test_it_is_the_stores(cache, store, kind):
 def test_what_is_not_taken_is_owed_as_a_delete(cache, store, kind):
     """Rather nothing than a value that is fresh for longer than its author wants."""
     cache.set("a", 1, ttl=100)
-    store.fail("expire")
+    store.fail("expire", "delete")  # a delete that is taken may be paid before anybody looks
     assert expire(cache, kind, ["a"], [10]) == 0
     assert cache.stats().owed == 1
     store.heal()
     assert cache.get("a") is None
     until(lambda: cache.stats().owed == 0)  # the bus may be at it
-    assert store.calls["delete"] == 1
+    assert store.calls["delete"] >= 1
