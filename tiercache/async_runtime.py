@@ -115,18 +115,26 @@ class AsyncPort:
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[None]:
         task = loop.create_task(work, context=context)
+        self._hold(task)
+        return task
+
+    def adopt(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]
+    ) -> Callable[[], None]:
+        """Hold a task that carries a flight; return what ends it."""
+        self._hold(task)
+        return partial(_cancel, loop, task)
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
         if len(self._tasks) > MANY_TASKS:  # some may be of loops that were closed under them
             self._tasks = {each for each in self._tasks if not each.get_loop().is_closed()}
         self._tasks.add(task)
         task.add_done_callback(self._forget)
-        return task
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
 
-    def limit(
-        self, led: Sequence[Flight], spec: Spec, overdue: Overdue
-    ) -> asyncio.TimerHandle | None:
+    def limit(self, led: Sequence[Flight], spec: Spec, overdue: Overdue) -> asyncio.TimerHandle:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         deadline = time.monotonic() + spec.load_seconds
         for flight in led:

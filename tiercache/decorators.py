@@ -29,7 +29,7 @@ from .options import (
     ttl_options,
 )
 from .runtime import run
-from .short_way import LONG_WAY, is_plain, load_plainly
+from .short_way import Call, Way, blocking_way, is_plain
 from .spec import MISS, Spec
 from .stats import CacheInfo, Counters
 from .ttl import TTL, Duration, optional_seconds
@@ -97,7 +97,6 @@ class Cached(ABC):
         self._annotation = _return_annotation(function)
         self.shortcuts = Shortcuts(len(self.maker.fields))
         self.spec = self._make_spec()
-        self._is_plain = is_plain(cache.flow, self.spec)
         self.wrapper = self._make_wrapper()
         functools.update_wrapper(self.wrapper, function)
         for name in TOOLS:
@@ -108,7 +107,6 @@ class Cached(ABC):
         """Take over the cache's present configuration."""
         self.shortcuts.reset()
         self.spec = self._make_spec()
-        self._is_plain = is_plain(self.cache.flow, self.spec)
         self.wrapper.__code__ = self._make_wrapper().__code__
 
     def key(self, /, *args: Any, **kwargs: Any) -> str:
@@ -262,10 +260,27 @@ class Cached(ABC):
             self.shortcuts,
             cache.memory,
             cache.clock,
-            self._slow,
+            self._way(),
             uses_shortcuts=self._uses_shortcuts,
             is_async=self.is_async,
             copy=cache.copy,
+        )
+
+    def _way(self) -> Way:
+        """Return what answers the calls that the wrapper cannot."""
+        cache = self.cache
+        flow, memory = cache.flow, cache.memory
+        if memory is None or not is_plain(flow, self.spec):
+            return self._slow
+        return self._short_way(
+            Call(
+                *(flow, memory, self.spec),
+                text=self.maker.text,
+                key=self.maker.of,
+                nearby=self._nearby,
+                long_way=self._read,
+                copy=cache.copy,
+            )
         )
 
     @abstractmethod
@@ -276,6 +291,18 @@ class Cached(ABC):
     def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         """Answer what the wrapper could not."""
 
+    @abstractmethod
+    def _short_way(self, call: Call) -> Way:
+        """Return what does the same for plain loads."""
+
+    @abstractmethod
+    def _nearby(self, args: Any, kwargs: Any, key: str) -> Any:
+        """Serve a hit in L1, or return MISS."""
+
+    @abstractmethod
+    def _read(self, args: Any, kwargs: Any, key: str) -> Any:
+        """Answer a call by a flight."""
+
 
 class BlockingCached(Cached):
     """A decorated blocking function."""
@@ -284,16 +311,21 @@ class BlockingCached(Cached):
 
     def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         key = self.maker.of(*args, **kwargs)
-        flow = self.cache.flow
-        value = MISS
-        if flow.memory is not None:
-            value = self._found_nearby(self.cache.blocking, args, kwargs, key)
-        if value is MISS and self._is_plain:
-            value = load_plainly(flow, self.cache.blocking, self.spec, key, args, kwargs)
-        if value is MISS or value is LONG_WAY:
-            flight = run(flow.read(self.cache.blocking, self.spec, key, args, kwargs))
-            value = flight.value if flight.error is None else flight.result()
+        value = MISS if self.cache.memory is None else self._nearby(args, kwargs, key)
+        if value is MISS:
+            return self._read(args, kwargs, key)
         return value if self.cache.copy is None else self.cache.copy(value)
+
+    def _nearby(self, args: Any, kwargs: Any, key: str) -> Any:
+        return self._found_nearby(self.cache.blocking, args, kwargs, key)
+
+    def _read(self, args: Any, kwargs: Any, key: str) -> Any:
+        flight = run(self.cache.flow.read(self.cache.blocking, self.spec, key, args, kwargs))
+        value = flight.value if flight.error is None else flight.result()
+        return value if self.cache.copy is None else self.cache.copy(value)
+
+    def _short_way(self, call: Call) -> Way:
+        return blocking_way(call, self.cache.blocking)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Forget the value for these arguments, in both tiers."""
@@ -347,14 +379,26 @@ class AsyncCached(Cached):
 
     async def _slow(self, /, *args: Any, **kwargs: Any) -> Any:
         key = self.maker.of(*args, **kwargs)
-        flow = self.cache.flow
-        value = MISS
-        if flow.memory is not None:
-            value = self._found_nearby(self.cache.asyncio, args, kwargs, key)
+        value = MISS if self.cache.memory is None else self._nearby(args, kwargs, key)
         if value is MISS:
-            flight = await flow.read(self.cache.asyncio, self.spec, key, args, kwargs)
-            value = flight.value if flight.error is None else flight.result()
+            return await self._read(args, kwargs, key)
         return value if self.cache.copy is None else self.cache.copy(value)
+
+    def _nearby(self, args: Any, kwargs: Any, key: str) -> Any:
+        return self._found_nearby(self.cache.asyncio, args, kwargs, key)
+
+    async def _read(self, args: Any, kwargs: Any, key: str) -> Any:
+        flight = await self.cache.flow.read(self.cache.asyncio, self.spec, key, args, kwargs)
+        value = flight.value if flight.error is None else flight.result()
+        return value if self.cache.copy is None else self.cache.copy(value)
+
+    def _short_way(self, call: Call) -> Way:
+        from .async_short_way import async_way
+
+        code = getattr(self.function, "__code__", None)
+        if code is None or not code.co_flags & inspect.CO_COROUTINE:
+            return self._slow  # it only says that it is async: its awaitable may be of any kind
+        return async_way(call, self.cache.asyncio)
 
     async def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Forget the value for these arguments, in both tiers."""

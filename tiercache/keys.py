@@ -34,6 +34,8 @@ _CONVERTERS = {
     "_tc_format": format,
     "_tc_refuse_address": refuse_address,
 }
+#: Classes whose instances' repr is their text: in any key, and in a field of a template.
+_PLAIN_IN_DEFAULT, _PLAIN_IN_TEMPLATE = ("int", "str"), ("int",)
 _HEX_DIGITS = frozenset("0123456789ABCDEF")
 
 
@@ -162,11 +164,12 @@ class KeyMaker:
             for number, name in enumerate(names)
         )
         self.tail = ")" if names else f"{prefix}()"
-        self._generate(canonical)
+        self._generate(canonical, _PLAIN_IN_DEFAULT)
 
     def _build_template(self, template: str) -> None:
         self.fields, self.tail = parse_template(template, self.signature.names, self.name)
-        self._generate(_renderer(_separators(self.fields)))
+        separators = _separators(self.fields)
+        self._generate(_renderer(separators), () if "-" in separators else _PLAIN_IN_TEMPLATE)
 
     def _build_from_callable(self, key: Callable[..., Any], prefix: str) -> None:
         self.fields = ()
@@ -178,17 +181,22 @@ class KeyMaker:
 
         self.text = text
 
-    def _generate(self, render: Callable[[Any], str]) -> None:
+    def _generate(self, render: Callable[[Any], str], plain: Sequence[str]) -> None:
         pieces = [
             piece
             for part in self.fields
-            for piece in (repr(part.before), f"_tc_render({_converted(part)})")
+            for piece in (repr(part.before), _rendered(part, plain))
             if piece != "''"
         ]
         if self.tail or not pieces:
             pieces.append(repr(self.tail))
         sources = "".join(f"{part.source}, " for part in self.fields)
-        namespace = {"_tc_render": render, **_CONVERTERS, **self.signature.defaults}
+        namespace = {
+            "_tc_render": render,
+            "_tc_int": int,
+            **_CONVERTERS,
+            **self.signature.defaults,
+        }
         exec(  # noqa: S102 - made of checked identifiers and repr() of text
             f"def text({self.signature.parameters}): return {' + '.join(pieces)}\n"
             f"def parts({self.signature.parameters}): return ({sources})\n",
@@ -297,6 +305,15 @@ def _step_source(step: re.Match[str]) -> str:
         return f".{step['attribute']}"
     item = step["item"]
     return f"[{item}]" if item.isdecimal() else f"[{item!r}]"
+
+
+def _rendered(part: Part, plain: Sequence[str]) -> str:
+    """Return the source of a field's text; of plain classes that is in place, without a call."""
+    rendered = f"_tc_render({_converted(part)})"
+    if part.conversion or part.spec or not plain or not part.source.isidentifier():
+        return rendered
+    is_plain = " or ".join(f"{part.source}.__class__ is _tc_{kind}" for kind in plain)
+    return f"(f'{{{part.source}!r}}' if {is_plain} else {rendered})"
 
 
 def _converted(part: Part) -> str:

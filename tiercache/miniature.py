@@ -33,7 +33,7 @@ from collections.abc import Mapping
 from .clock import Clock
 from .entry import DEAD, Entry, LastingEntry, RemovalCause
 from .stats import Sizing
-from .tiers.memory import SHARE_AT, Memory
+from .tiers.memory import Memory, hash_limit
 
 SAMPLES = 320  # entries of L1 that have shadows, at most about
 FEWEST_SAMPLES = 64  # and at least, if there are as many
@@ -287,9 +287,10 @@ class LiveSizing:
         """Halve the share of the keys: with weights, how many they are shows only in time."""
         self._share *= 2
         self._memory.observe(self, self._share)
+        limit = hash_limit(self._share)
         for miniature in (self._half, self._twice):
             for key in miniature.memory:
-                if hash(key) >> SHARE_AT & (self._share - 1):
+                if hash(key) >= limit:
                     miniature.remove(key, RemovalCause.INVALIDATED)
             miniature.shrink()
 

@@ -1,32 +1,53 @@
-"""The short way of a plain load: blocking, in a cache of memory alone, with nothing around it.
+"""The short way of a plain load: in a cache of memory alone, with nothing around it.
 
-It does what ``Flow.read`` does for such a call, in one function, since the long way costs more than
-many a function that is cached: coroutines, and looks at what is not there. Whatever is not plain
-after all takes the long way: a flight to join, a tracer, a value that has landed meanwhile, a
-loader that asks for its ``current_load()``.
+It does what ``_slow`` and ``Flow.read`` do for such a call, in one function, since the long way
+costs more than many a function that is cached: coroutines, looks at what is not there, and 0.1 us
+for each function that is called on the way. Whatever
+is not plain after all takes the long way, before anything was done: a flight to join, a tracer,
+what is written behind. A loader that has asked for its ``current_load()`` has its value kept as on
+the long way.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf
 from time import perf_counter
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from .entry import Entry
 from .load import Load
 from .loading import refuse_coroutine
 from .runtime import run
-from .singleflight import Deck, Flight, loading_now
-from .ttl import jittered
+from .singleflight import Deck, Flight, Flights, loading_now
+from .spec import MISS
+from .stats import SUMMED_UP_AT
 
 if TYPE_CHECKING:
     from .flow import Flow
-    from .runtime import BlockingPort
+    from .runtime import BlockingPort, Port
     from .spec import Spec
+    from .tiers.memory import Memory, Removed
 
-#: The answer where a call must take the long way; nothing has been done then.
-LONG_WAY: Final = object()
+#: From the arguments of a call to its answer, or to an awaitable of it.
+Way = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a short way needs to know of the function it is for."""
+
+    flow: Flow
+    memory: Memory
+    spec: Spec
+    text: Callable[..., str]  # from arguments to key; it may raise anything
+    key: Callable[..., str]  # the same, which says what is wrong with the arguments
+    nearby: Callable[[Any, Any, str], Any]  # from args, kwargs and key to what L1 holds, or MISS
+    long_way: Callable[[Any, Any, str], Any]
+    copy: Callable[[Any], Any] | None
 
 
 def is_plain(flow: Flow, spec: Spec) -> bool:
@@ -35,6 +56,7 @@ def is_plain(flow: Flow, spec: Spec) -> bool:
     return (
         flow.l2 is None
         and flow.memory is not None
+        and not flow.memory.weighs
         and not (hooks.plugins or spec.keep or spec.refreshes_ahead)
         and spec.timeout is None
         and spec.negative_ttl is None
@@ -42,71 +64,126 @@ def is_plain(flow: Flow, spec: Spec) -> bool:
     )
 
 
-def load_plainly(
-    flow: Flow, port: BlockingPort, spec: Spec, key: str, args: Any, kwargs: Any
-) -> Any:
-    """Load a key, keep its value, and return it; or raise what the loader raises."""
-    if flow.overlay is not None or flow.telemetry.notice() is not None:
-        return LONG_WAY
-    flights = flow.flights
-    flight = flights.start(key, Deck.BLOCKING, spec.flight_seconds)
-    if flight is None:
-        return LONG_WAY
-    try:
-        if flow.fresh(key) is not None:  # somebody has landed since the caller looked
-            flights.fail(flight, _Retry(), must_retry=True)
-            return LONG_WAY
-        flight.load = flow.describe, spec, args, kwargs, False
-        flight.tags = ()
-        value, seconds = _call(flow, spec, flight, args, kwargs)
-        if isinstance(flight.load, Load):
-            value = flight.load.outcome(value)
-            run(flow.keep(port, spec, flight, value, seconds))
-        else:
-            _keep(flow, spec, flight, value)
-        flights.land(flight, value)
-    except Exception as error:
-        flights.fail(flight, error)
-        raise
-    except BaseException as error:
-        flights.fail(flight, error, must_retry=port.ends_the_leader_only(error))
-        raise
-    finally:
-        spec.counters.misses += flight.has_landed and not flight.must_retry
+def blocking_way(call: Call, port: BlockingPort) -> Way:
+    """Return the short way of a blocking function."""
+    flow, memory, spec, text, copy = call.flow, call.memory, call.spec, call.text, call.copy
+    function, seconds, outer = spec.function, spec.flight_seconds, loading_now.get
+    counters = spec.counters
+    assert function is not None
+    notice, describe, blocking = flow.telemetry.notice, flow.describe, Deck.BLOCKING
+    coroutine = CoroutineType
+    enter, leave, keep = loading_now.set, loading_now.reset, keeper(call)
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        try:
+            key = text(*args, **kwargs) if kwargs else text(*args)
+        except Exception:
+            key = call.key(*args, **kwargs)
+        if key in memory.table and (value := call.nearby(args, kwargs, key)) is not MISS:
+            return value if copy is None else copy(value)
+        flight, flights = Flight(key, blocking, seconds), flow.flights
+        if notice() is not None or flow.overlay is not None:
+            return call.long_way(args, kwargs, key)
+        # One step, that needs no lock. The era is a later one: what writes the key from here on
+        # detaches the flight.
+        if flights.decks[blocking].setdefault(key, flight) is not flight:
+            return call.long_way(args, kwargs, key)
+        try:
+            flight.era = flights.era
+            if key in memory.table:  # somebody has landed since this caller looked
+                flights.fail(flight, Retry(), must_retry=True)
+                return call.long_way(args, kwargs, key)
+            maker: Any = describe, spec, args, kwargs, False
+            flight.load = maker
+            flight.tags = ()
+            around = outer()
+            token = enter((flight, *around) if around else (flight,))
+            began = perf_counter()
+            try:
+                value = function(*args, **kwargs) if kwargs else function(*args)
+            except Exception as error:
+                flow.note_error(flight, spec, error, perf_counter() - began)
+                raise
+            finally:
+                leave(token)
+            took = perf_counter() - began
+            if value.__class__ is coroutine or flight.load.__class__ is Load:
+                value = run(keep_as_told(call, port, flight, value, took))
+            else:
+                keep(flights, flight, value, took)
+            counters.misses += 1
+        except BaseException as error:
+            fail(call, port, flight, error)
+            raise
+        return value if copy is None else copy(value)
+
+    return load
+
+
+def keeper(  # noqa: C901 - one function: see above
+    call: Call,
+) -> Callable[[Flights, Flight, Any, float], None]:
+    """Return what keeps the value of a plain load, lands its flight, and counts it."""
+    flow, memory, spec = call.flow, call.memory, call.spec
+    counters, times, loaded = spec.counters, spec.counters.load_times, flow.telemetry.loaded
+    admit, ttl, now = memory.admit, spec.ttl, flow.time
+    jitter, draw, all_times = flow.jitter, random.random, flow.load_times
+
+    def keep(flights: Flights, flight: Flight, value: Any, took: float) -> None:
+        # A TTL is a promise, so that jitter makes it shorter only: see ttl.jittered
+        until = inf if ttl is None else now() + (ttl * (1.0 - jitter * draw()) if jitter else ttl)
+        key, deck = flight.key, flights.decks[flight.deck]
+        entry = Entry(key, value, until)
+        removed: Sequence[Removed] = ()
+        with flights.lock:
+            if deck.get(key) is flight:
+                if not flights.closed_fences and key not in flights.fences:
+                    removed = admit(entry)
+                del deck[key]
+            flight.value = value
+            flight.has_landed = True
+            waiters = flight.waiters
+            if waiters is not None or flight.awaits is not None:
+                flights.end(flight)
+        if waiters is not None:
+            for wake in waiters:
+                wake()
+        if removed:
+            for victim, cause in removed:
+                if memory.on_removal is not None:
+                    memory.on_removal(victim, cause)
+                victim.value = None
+        loaded(took)
+        counters.loads = loads = counters.loads + 1
+        times.new.append(took)  # as LoadTimes.record does
+        all_times.new.append(took)
+        if not loads % SUMMED_UP_AT:
+            times.sum_up()
+            all_times.sum_up()
+
+    return keep
+
+
+async def keep_as_told(call: Call, port: Port, flight: Flight, value: Any, took: float) -> Any:
+    """Keep a value as the long way does, where its loader may have asked for its load."""
+    flow, spec = call.flow, call.spec
+    if value.__class__ is CoroutineType:
+        refuse_coroutine(value, spec)
+    flow.record_load(spec, took)
+    if isinstance(flight.load, Load):
+        value = flight.load.outcome(value)
+    await flow.keep(port, spec, flight, value, took)
+    flow.flights.land(flight, value)
     return value
 
 
-def _call(flow: Flow, spec: Spec, flight: Flight, args: Any, kwargs: Any) -> tuple[Any, float]:
-    """Call the function; return its value, and how many seconds it took."""
-    token = loading_now.set((flight, *loading_now.get()))
-    started = perf_counter()
-    try:
-        value = spec.function(*args, **kwargs)  # type: ignore[misc]
-    except Exception as error:
-        flow.note_error(flight, spec, error, perf_counter() - started)
-        raise
-    finally:
-        loading_now.reset(token)
-    seconds = perf_counter() - started
-    if value.__class__ is CoroutineType:
-        refuse_coroutine(value, spec)
-    flow.record_load(spec, seconds)
-    return value, seconds
+def fail(call: Call, port: Port, flight: Flight, error: BaseException) -> None:
+    """Land a flight with what ended it, and count it."""
+    is_error = isinstance(error, Exception)
+    must_retry = not is_error and port.ends_the_leader_only(error)
+    call.flow.flights.fail(flight, error, must_retry=must_retry)
+    call.spec.counters.misses += not must_retry
 
 
-def _keep(flow: Flow, spec: Spec, flight: Flight, value: Any) -> None:
-    """Put a value in L1, unless its key was written meanwhile."""
-    memory = flow.memory
-    assert memory is not None
-    ttl = spec.ttl
-    until = inf if ttl is None else flow.time() + jittered(ttl, flow.jitter)
-    entry = Entry(flight.key, value, until)
-    weight = memory.weigh(entry)
-    with flow.flights.lock:
-        removed = memory.place(entry, weight) if flow.flights.is_current(flight) else None
-    if removed:
-        memory.bury(removed)
-
-
-class _Retry(Exception):
+class Retry(Exception):
     """Nobody sees this: its flight is flown again."""

@@ -20,12 +20,12 @@ later one is outdated, however many there are.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from enum import IntEnum
 from threading import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -100,24 +100,18 @@ class Flight:
     error: BaseException | None = None
     traceback: TracebackType | None = None
     must_retry = False  # it ended for a reason that is not the followers'
+    home = ""  # the name of its cache: caches of one name share their leases
+    passengers = 1  # callers that want its result; guarded by Flights.lock
+    era = 0  # in which it began
 
     def __init__(
-        self,
-        key: str,
-        deck: Deck,
-        seconds: float,
-        loop: asyncio.AbstractEventLoop | None,
-        era: int = 0,
-        home: str = "",
+        self, key: str, deck: Deck, seconds: float, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
         self.key = key
-        self.home = home  # the name of its cache: caches of one name share their leases
         self.deck = deck
-        self.deadline = time.monotonic() + seconds  # then it no longer holds the key
+        self.deadline = monotonic() + seconds  # then it no longer holds the key
         self.loop = loop  # that carries it; None for a blocking one
         self.thread = get_ident()  # that boarded first; a blocking flight ends with it only
-        self.passengers = 1  # callers that want its result; guarded by Flights.lock
-        self.era = era  # in which it began
 
     def stop_renewing(self) -> None:
         """Have its lease renewed no more."""
@@ -142,9 +136,9 @@ class Flights:
         self._name = name
         self.era = 1  # advanced by every change; guarded by lock
         self.decks: tuple[dict[str, Flight], ...] = ({}, {})  # guarded by lock
-        self._fences: dict[str, int] = {}  # writes under way, by key; guarded by lock
+        self.fences: dict[str, int] = {}  # writes under way, by key; written under lock
         self._overlaps: set[str] = set()  # fenced, and written otherwise, too; guarded by lock
-        self._closed_fences = 0  # clears under way; guarded by lock
+        self.closed_fences = 0  # clears under way; guarded by lock
         self._changed = Eras(CHANGED_KEYS)  # of keys; guarded by lock
         self._tags = Eras(TAGS)  # of tags; written under lock
 
@@ -170,19 +164,12 @@ class Flights:
         with self.lock:
             flight = flights.get(key)
             if flight is None or _is_stranded(flight):
-                flight = flights[key] = Flight(key, deck, seconds, loop, self.era, self._name)
+                flight = flights[key] = Flight(key, deck, seconds, loop)
+                flight.era = self.era
+                flight.home = self._name
                 return flight, True
             flight.passengers += 1
             return flight, False
-
-    def start(self, key: str, deck: Deck, seconds: float) -> Flight | None:
-        """Start a blocking flight; None where one of the key is under way."""
-        flights = self.decks[deck]
-        with self.lock:
-            if key in flights:
-                return None
-            flight = flights[key] = Flight(key, deck, seconds, None, self.era, self._name)
-        return flight
 
     def land(self, flight: Flight, value: Any) -> None:
         """Give every passenger the value, and free the key."""
@@ -190,7 +177,7 @@ class Flights:
             if flight.has_landed:
                 return
             flight.value = value
-            waiters = self._end(flight)
+            waiters = self.end(flight)
         if waiters is not None:
             for wake in waiters:
                 wake()
@@ -207,7 +194,7 @@ class Flights:
             flight.error = error
             flight.traceback = error.__traceback__
             flight.must_retry = must_retry
-            waiters = self._end(flight)
+            waiters = self.end(flight)
         for wake in waiters or ():
             wake()
 
@@ -243,13 +230,13 @@ class Flights:
         """Whether the flight is still the one registered for its key, and may fill."""
         return (
             self.decks[flight.deck].get(flight.key) is flight
-            and flight.key not in self._fences
-            and not self._closed_fences
+            and flight.key not in self.fences
+            and not self.closed_fences
         )
 
     def lasts(self, era: int, key: str) -> bool:
         """Whether a key has not changed since an era, and nobody is changing it."""
-        return self._changed.of(key) <= era and key not in self._fences and not self._closed_fences
+        return self._changed.of(key) <= era and key not in self.fences and not self.closed_fences
 
     def is_outdated(self, entry: Entry) -> bool:
         """Whether a tag of an entry was invalidated after the era it was born in."""
@@ -275,9 +262,9 @@ class Flights:
         """Begin a write of keys."""
         with self.lock:
             for key in keys:
-                if key in self._fences:
+                if key in self.fences:
                     self._overlaps.add(key)
-                self._fences[key] = self._fences.get(key, 0) + 1
+                self.fences[key] = self.fences.get(key, 0) + 1
             self._change(keys)
 
     def unfence(self, keys: Iterable[str], settle: Callable[[str, bool], None]) -> None:
@@ -292,40 +279,40 @@ class Flights:
         with self.lock:
             self._change(keys)
             for key in keys:
-                left = self._fences.get(key, 0) - 1  # -1: this is a fork, inside of a write
+                left = self.fences.get(key, 0) - 1  # -1: this is a fork, inside of a write
                 alone = left >= 0 and key not in self._overlaps
                 if left > 0:
-                    self._fences[key] = left
+                    self.fences[key] = left
                 else:
-                    self._fences.pop(key, None)
+                    self.fences.pop(key, None)
                     self._overlaps.discard(key)
                 settle(key, alone)
 
     def fence_all(self) -> None:
         """Begin a write of everything."""
         with self.lock:
-            self._closed_fences += 1
-            self._overlaps.update(self._fences)
+            self.closed_fences += 1
+            self._overlaps.update(self.fences)
             self._change_all()
 
     def unfence_all(self, settle: Callable[[], None]) -> None:
         """End a write of everything; ``settle`` is called under the lock."""
         with self.lock:
-            self._closed_fences -= 1
-            self._overlaps.update(self._fences)
+            self.closed_fences -= 1
+            self._overlaps.update(self.fences)
             self._change_all()
             settle()
 
     def hear(self, keys: Sequence[str]) -> None:
         """Take note that another process has written keys."""
         with self.lock:
-            self._overlaps.update(key for key in keys if key in self._fences)
+            self._overlaps.update(key for key in keys if key in self.fences)
             self._change(keys)
 
     def hear_all(self) -> None:
         """Take note that any key may have been written by another process."""
         with self.lock:
-            self._overlaps.update(self._fences)
+            self._overlaps.update(self.fences)
             self._change_all()
 
     def note_change(self, key: str) -> None:
@@ -379,7 +366,8 @@ class Flights:
 
     # Below, the lock is held.
 
-    def _end(self, flight: Flight) -> Sequence[Callable[[], None]] | None:
+    def end(self, flight: Flight) -> Sequence[Callable[[], None]] | None:
+        """Free the key of a flight that has its outcome; return whom to wake."""
         flight.has_landed = True
         flight.awaits = None
         flight.cancel = None

@@ -35,10 +35,11 @@ class LoadTimes:
     They are noted in a queue and summed up now and then, since noting is a part of every miss.
     """
 
-    __slots__ = ("_count", "_ewma", "_new", "_recent", "_total")
+    __slots__ = ("_count", "_ewma", "_recent", "_total", "new")
 
     def __init__(self) -> None:
-        self._new: deque[float] = deque()  # whoever takes one from it sums it up
+        #: Not summed up yet; whoever takes one sums it up.
+        self.new: deque[float] = deque()
         self._count = 0
         self._total = 0.0
         self._ewma = math.nan
@@ -46,12 +47,13 @@ class LoadTimes:
 
     def record(self, seconds: float) -> None:
         """Add the duration of a load, in seconds."""
-        self._new.append(seconds)
-        if len(self._new) >= SUMMED_UP_AT:
-            self._sum_up()
+        self.new.append(seconds)
+        if len(self.new) >= SUMMED_UP_AT:
+            self.sum_up()
 
-    def _sum_up(self) -> None:
-        new = self._new
+    def sum_up(self) -> None:
+        """Sum up what waits in ``new``."""
+        new = self.new
         with suppress(IndexError):  # empty: another thread has taken the last
             while new:
                 seconds = new.popleft()
@@ -63,7 +65,7 @@ class LoadTimes:
 
     def snapshot(self) -> LoadSeconds:
         """Return what is known so far."""
-        self._sum_up()
+        self.sum_up()
         recent = sorted(self._recent.copy())
         if not recent:
             return LoadSeconds()

@@ -217,7 +217,7 @@ def test_a_weigh_that_fails(make_cache: Callable[..., Cache], weigh: Any) -> Non
     cache.set_many({"a": 5, "b": "x"})
     cache.set("b", "x")
     assert cache.get("b") == ("x" if weigh is len else None)
-    assert not cache.flow.flights._fences
+    assert not cache.flow.flights.fences
 
 
 def test_deep_recursion(cache: Cache) -> None:

@@ -100,7 +100,7 @@ def test_overlapping_writes_are_told(flights):
     flights.fence(["k"])
     flights.unfence(["k"], settle)
     assert told == [True, False, False, False, False, True]
-    assert not flights._fences
+    assert not flights.fences
     assert not flights._overlaps
 
 

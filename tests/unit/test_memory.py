@@ -89,6 +89,60 @@ def test_is_exactly_lru(maxsize: int) -> None:
     assert set(memory) == set(model)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_admit_is_place(policy: Policy, seed: int) -> None:
+    """What admits an entry quickly leaves the same order, counts and causes, whoever looks on."""
+    draw = random.Random(seed)
+    maxsize = draw.randint(1, 80)
+    slow, quick = policy(maxsize), policy(maxsize)
+    watched = [Watched() for _ in "sq"]
+    if seed % 4:
+        for memory, observer in zip((slow, quick), watched, strict=True):
+            memory.observe(observer, seed % 4)
+    keys = [f"k{number}" for number in range(2 * maxsize + 1)]
+    for _ in range(2000):
+        key, action = draw.choice(keys), draw.random()
+        if action < 0.6:
+            gone = [
+                [(entry.key, cause) for entry, cause in admitted]
+                for admitted in (
+                    slow.place(make_entry(key, key, 1.0), 1),
+                    quick.admit(make_entry(key, key, 1.0)),
+                )
+            ]
+            assert gone[0] == gone[1]
+        for memory in (slow, quick):
+            if action >= 0.9:
+                memory.remove(key)
+            elif action >= 0.6 and key in memory:
+                memory.touch(memory.get(key))
+            elif action < 0.001:
+                memory.clear()
+        assert list(slow.table) == list(quick.table)
+    assert slow.removals == quick.removals
+    assert (slow.weight, slow.hits, slow.loads) == (quick.weight, quick.hits, quick.loads)
+    assert watched[0].seen == watched[1].seen
+
+
+class Watched:
+    """Notes what an L1 tells its observer."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def entered(self, entry: Any, weight: float) -> None:
+        self.seen.append(("entered", entry.key, weight))
+
+    def left(self, entry: Any, cause: RemovalCause) -> None:
+        self.seen.append(("left", entry.key, cause))
+
+    def passed(self) -> None:
+        self.seen.append("passed")
+
+    def cleared(self) -> None:
+        self.seen.append("cleared")
+
+
 def test_weights(policy: Policy) -> None:
     """The sum of weights is bounded; weigh takes the value, or key and value."""
     memory = filled(10, policy=policy, weigh=len)

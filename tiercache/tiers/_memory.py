@@ -12,6 +12,7 @@ import heapq
 import inspect
 import logging
 import math
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,12 +27,21 @@ from tiercache.logs import trace_of
 log = logging.getLogger(__name__)
 
 AT_ONCE = 1000  # entries taken apart before others get a turn
-SHARE_AT = 48  # bits of a key's hash that say whether it is observed; tables use the lower ones
 DEAD_ALLOWANCE = 64  # places of removed entries that are not worth a clean-up
+
+_LEAST_HASH = -(1 << sys.hash_info.width - 1)
 
 _hits: Callable[[Entry], int] = attrgetter("hits")
 
 Removed = tuple[Entry, RemovalCause]
+
+
+def hash_limit(share: int) -> int:
+    """Return below which hash a key is one of each ``share``: by the upper bits; tables use others.
+
+    Of twice the share only keys are chosen that were before.
+    """
+    return _LEAST_HASH - 2 * _LEAST_HASH // share
 
 
 class Observer(Protocol):
@@ -64,11 +74,12 @@ class Memory(ABC):
         self.on_removal: Callable[[Entry, RemovalCause], None] | None = None
         self.on_clear: Callable[[], None] | None = None  # once everything has been dropped
         self._observer: Observer | None = None
-        self._unobserved = 0  # bits of a hash that are 0 where the observer is told
+        self._observed_below = _LEAST_HASH  # of which keys the observer is told, by their hash
         self._weigh = _of_key_and_value(weigh)
         self._lock = threading.RLock()
         self._reset()
-        self._removals: dict[RemovalCause, int] = dict.fromkeys(RemovalCause, 0)  # guarded by _lock
+        self._evictions = 0  # removals to make room; guarded by _lock
+        self._removals: dict[RemovalCause, int] = dict.fromkeys(RemovalCause, 0)  # others; by _lock
         self._retired_hits = 0  # of entries that have left; guarded by _lock
         self._cleared: list[dict[str, Entry]] = []  # tables to take apart; guarded by _lock
 
@@ -108,6 +119,10 @@ class Memory(ABC):
                     removed.append((self._evict(), RemovalCause.SIZE))
                 self._enter(entry, weight)
         return removed
+
+    def admit(self, entry: Entry) -> Sequence[Removed]:
+        """Do what ``place`` does, in an L1 that does not weigh: a part of every plain miss."""
+        return self.place(entry, 1)
 
     def place_in_room(self, entry: Entry, weight: float) -> list[Removed] | None:
         """Do what ``place`` does if that evicts nothing; else change nothing, and return None."""
@@ -241,15 +256,15 @@ class Memory(ABC):
     def observe(self, observer: Observer, share: int) -> None:
         """Tell an observer of each ``share``-th key, chosen by hash: a power of two."""
         with self._lock:
-            self._unobserved = share - 1
             self._observer = observer
+            self._observed_below = hash_limit(share)
 
     @property
     def loads(self) -> int:
         """Entries stored so far but in place of others: values that L1 did not hold."""
         with self._lock:
             gone = sum(self._removals.values()) - self._removals[RemovalCause.REPLACED]
-            return gone + sum(map(len, self._cleared)) + len(self.table)
+            return gone + self._evictions + sum(map(len, self._cleared)) + len(self.table)
 
     def locked(self) -> AbstractContextManager[Any]:
         """Keep everything but hits from changing."""
@@ -282,6 +297,7 @@ class Memory(ABC):
         """Entries that left, by cause."""
         with self._lock:
             removals = {str(cause): count for cause, count in self._removals.items()}
+            removals[str(RemovalCause.SIZE)] = self._evictions
             removals[str(RemovalCause.INVALIDATED)] += sum(map(len, self._cleared))
             return removals
 
@@ -301,25 +317,30 @@ class Memory(ABC):
         self._weight += weight
         if self._weigh is not None:
             self._weights[entry.key] = weight
-        if self._observer is not None and not hash(entry.key) >> SHARE_AT & self._unobserved:
+        if self._observer is not None and hash(entry.key) < self._observed_below:
             self._observer.entered(entry, weight)
 
     def _take(self, entry: Entry, cause: RemovalCause) -> Removed:
         """Remove an entry for another cause than size."""
-        self._vacate(entry, self._drop(entry, cause))
-        if self._observer is not None and not hash(entry.key) >> SHARE_AT & self._unobserved:
+        self._vacate(entry, self._drop(entry))
+        self._removals[cause] += 1
+        if self._observer is not None and hash(entry.key) < self._observed_below:
             self._observer.left(entry, cause)
         return entry, cause
 
-    def _drop(self, entry: Entry, cause: RemovalCause) -> float:
+    def _drop(self, entry: Entry) -> float:
         """Take an entry out of the table, and return its weight."""
         entry.fresh_until = DEAD
         del self.table[entry.key]
         weight = 1 if self._weigh is None else self._weights.pop(entry.key)
         self._weight -= weight
-        self._removals[cause] += 1
         self._retired_hits += entry.hits
         return weight
+
+    def _drop_for_room(self, entry: Entry) -> float:
+        """Do what ``_drop`` does, of an entry that is evicted."""
+        self._evictions += 1
+        return self._drop(entry)
 
     def _stands(self, entry: Entry) -> bool:
         return self.table.get(entry.key) is entry

@@ -18,18 +18,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
-from tiercache.entry import Entry, RemovalCause
+from tiercache.entry import DEAD, Entry, RemovalCause
 
-from ._memory import DEAD_ALLOWANCE, Memory
+from ._memory import DEAD_ALLOWANCE, Memory, Removed
 
 GENERATIONS = 64  # resolution of the order: a generation is this share of maxsize
 GENERATION_CAP = 1024  # entries; bounds the time to sort one
 
 _last_use = attrgetter("used")
 _start = attrgetter("start")
+_FOR_SIZE = RemovalCause.SIZE  # looking an enum's member up takes as long as a dict's item
 
 
 class _Generation:
@@ -55,6 +56,35 @@ class LRU(Memory):
     def __init__(self, maxsize: int, *, weigh: Callable[..., int] | None = None) -> None:
         super().__init__(maxsize, weigh=weigh)
         self._resized(1.0)
+
+    def admit(self, entry: Entry) -> Sequence[Removed]:
+        """Do what ``place`` does, in an L1 that does not weigh: a part of every plain miss.
+
+        Where a new key takes the place of the oldest, that is here in one function; else it is
+        ``place`` that does it.
+        """
+        key = entry.key
+        with self._lock:
+            table, oldest, newest = self.table, self._oldest.places, self._generations[-1].places
+            if (
+                oldest
+                and self._weight == self.maxsize
+                and len(newest) < self._span
+                and key not in table
+                and hash(key) >= self._observed_below
+            ):
+                victim = oldest[0]
+                if victim.used < self._oldest_end and victim.fresh_until != DEAD:
+                    oldest.popleft()
+                    del table[victim.key]
+                    victim.fresh_until = DEAD
+                    self._retired_hits += victim.hits
+                    self._evictions += 1
+                    entry.used = self.tick
+                    newest.append(entry)
+                    table[key] = entry
+                    return ((victim, _FOR_SIZE),)
+            return self.place(entry, 1)
 
     # The lock is held.
 
@@ -95,7 +125,7 @@ class LRU(Memory):
                 if table.get(entry.key) is not entry:
                     self._dead_places -= 1
                 elif entry.used < end:
-                    self._drop(entry, RemovalCause.SIZE)
+                    self._drop_for_room(entry)
                     return entry
                 else:
                     self._place_again(entry)

@@ -45,7 +45,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from tiercache.entry import Entry, RemovalCause
+from tiercache.entry import Entry
 
 from ._ghost import FROM_MAIN, FROM_SMALL, OTHERWISE, Ghost
 from ._memory import DEAD_ALLOWANCE, Memory
@@ -169,7 +169,7 @@ class S3FIFO(Memory):
                 return self._let_go(rival, FROM_MAIN)
         self._small.remove(entry.key)
         self._ghost.note(entry.key, FROM_SMALL, len(self.table))
-        self._small_weight -= self._drop(entry, RemovalCause.SIZE)
+        self._small_weight -= self._drop_for_room(entry)
         return entry
 
     def _challenge(self) -> Entry | None:
@@ -195,7 +195,7 @@ class S3FIFO(Memory):
 
     def _let_go(self, entry: Entry, left: int) -> Entry:
         self._ghost.note(entry.key, left, len(self.table))
-        self._drop(entry, RemovalCause.SIZE)
+        self._drop_for_room(entry)
         return entry
 
     def _age(self) -> None:

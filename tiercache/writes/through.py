@@ -39,7 +39,8 @@ class KeyWrite:
         self._spec = spec
         self.key = key
         #: Stands for this write in ``loading_now``, so that its own reads do not wait for it.
-        self.flight = Flight(key, Deck.BLOCKING, spec.load_seconds, None, 0, flow.name)
+        self.flight = Flight(key, Deck.BLOCKING, spec.load_seconds)
+        self.flight.home = flow.name
         self.reaches_store = True  # as far as is known
         self._is_fenced = False
         self._era = 0  # in which it began: a tag that is invalidated later outdates the value
