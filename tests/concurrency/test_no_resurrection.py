@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -172,7 +173,8 @@ def test_threads_never_read_backwards(make_cache: Callable[..., Cache], with_sto
             with row_locks[key]:
                 rows[key] += 1
                 version = rows[key]
-                f.invalidate(key)
+                forget = (partial(f.invalidate, key), f.cache_clear, cache.clear)
+                rng.choices(forget, (6, 1, 3))[0]()
                 done[key] = version
 
     def read(seed: int) -> None:
@@ -193,6 +195,36 @@ def test_threads_never_read_backwards(make_cache: Callable[..., Cache], with_sto
         thread.join()
     assert not violations
     assert checked[0] == 2400
+
+
+@pytest.mark.parametrize("write", ["delete", "set", "set_many", "delete_many", "clear"])
+def test_a_write_while_another_clears(make_cache: Callable[..., Cache], write: str) -> None:
+    """What a clear is just dropping is not served once somebody else's write of it is done."""
+    cache = make_cache(l1=LRU(50))
+    row = ["old"]
+    f = cache.cached("k")(lambda: row[0])
+    assert [f(), f(), f()] == ["old"] * 3  # from here on by a shortcut
+    drop_shortcuts = cache.memory.on_clear
+    writes = {
+        "delete": lambda: cache.delete("k"),
+        "set": lambda: cache.set("k", "new"),
+        "set_many": lambda: cache.set_many({"k": "new"}),
+        "delete_many": lambda: cache.delete_many(["k"]),
+        "clear": cache.clear,
+    }
+    seen = []
+
+    def meanwhile() -> None:
+        cache.memory.on_clear = drop_shortcuts
+        row[0] = "new"
+        writes[write]()
+        seen.append(f())
+        drop_shortcuts()
+
+    cache.memory.on_clear = meanwhile
+    cache.clear()
+    assert seen == ["new"]
+    assert f() == "new"
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -81,7 +81,9 @@ class Memory(ABC):
         self._evictions = 0  # removals to make room; guarded by _lock
         self._removals: dict[RemovalCause, int] = dict.fromkeys(RemovalCause, 0)  # others; by _lock
         self._retired_hits = 0  # of entries that have left; guarded by _lock
-        self._cleared: list[dict[str, Entry]] = []  # tables to take apart; guarded by _lock
+        # Tables that have been dropped, until ``on_clear`` is done; then to be taken apart.
+        self._clearing: list[dict[str, Entry]] = []  # guarded by _lock
+        self._cleared: list[dict[str, Entry]] = []  # guarded by _lock
 
     def get(self, key: str) -> Entry | None:
         """Return the entry of a key, whatever its age, without counting a use."""
@@ -111,7 +113,9 @@ class Memory(ABC):
         removed: list[Removed] = []
         with self._lock:
             old = self.table.get(entry.key)
-            if old is not None:
+            if old is None:
+                self._kill_cleared(entry.key)
+            else:
                 cause = RemovalCause.REPLACED if fits else RemovalCause.OVERSIZE
                 removed.append(self._take(old, cause))
             if fits:
@@ -128,6 +132,7 @@ class Memory(ABC):
         """Do what ``place`` does if that evicts nothing; else change nothing, and return None."""
         with self._lock:
             old = self.table.get(entry.key)
+            self._kill_cleared(entry.key)
             freed = 0.0 if old is None else self._weights.get(entry.key, 1)
             if self._weight - freed + weight > self.maxsize:
                 return None
@@ -167,7 +172,10 @@ class Memory(ABC):
         """Do what ``remove`` does, and return what left, to be given to ``bury``."""
         with self._lock:
             entry = self.table.get(key)
-            return [] if entry is None else [self._take(entry, cause)]
+            if entry is not None:
+                return [self._take(entry, cause)]
+            self._kill_cleared(key)
+            return []
 
     def discard(self, entry: Entry, cause: RemovalCause) -> None:
         """Drop this very entry, unless another stands under its key by now."""
@@ -188,6 +196,7 @@ class Memory(ABC):
         """Have the value of a key be stale from now on; False where it would not be kept."""
         with self._lock:
             entry = self.table.get(key)
+            self._kill_cleared(key)
             if entry.__class__ is not LastingEntry or entry.kept_until <= entry.stale_at:
                 return False
             keep = entry.kept_until - entry.stale_at
@@ -200,10 +209,15 @@ class Memory(ABC):
         """Drop every entry, in O(1). Many are taken apart by a thread, in small steps."""
         with self._lock:
             table = self.table
-            self._cleared.append(table)
+            self._clearing.append(table)
             self._reset()
-        if self.on_clear is not None:
-            self.on_clear()
+        try:
+            if self.on_clear is not None:
+                self.on_clear()
+        finally:
+            with self._lock:
+                self._clearing = [each for each in self._clearing if each is not table]
+                self._cleared.append(table)
         if len(table) > AT_ONCE:
             taker = threading.Thread(target=self._take_apart, name="tiercache-clear", daemon=True)
             with suppress(RuntimeError):  # no thread is to be had
@@ -264,7 +278,7 @@ class Memory(ABC):
         """Entries stored so far but in place of others: values that L1 did not hold."""
         with self._lock:
             gone = sum(self._removals.values()) - self._removals[RemovalCause.REPLACED]
-            return gone + self._evictions + sum(map(len, self._cleared)) + len(self.table)
+            return gone + self._evictions + sum(map(len, self._dropped)) + len(self.table)
 
     def locked(self) -> AbstractContextManager[Any]:
         """Keep everything but hits from changing."""
@@ -289,7 +303,7 @@ class Memory(ABC):
     def hits(self) -> int:
         """Hits so far, of present and past entries; O(n)."""
         with self._lock:
-            held = (self.table, *self._cleared)
+            held = (self.table, *self._dropped)
             return self._retired_hits + sum(sum(map(_hits, table.values())) for table in held)
 
     @property
@@ -298,10 +312,14 @@ class Memory(ABC):
         with self._lock:
             removals = {str(cause): count for cause, count in self._removals.items()}
             removals[str(RemovalCause.SIZE)] = self._evictions
-            removals[str(RemovalCause.INVALIDATED)] += sum(map(len, self._cleared))
+            removals[str(RemovalCause.INVALIDATED)] += sum(map(len, self._dropped))
             return removals
 
     # Below, the lock is held.
+
+    @property
+    def _dropped(self) -> list[dict[str, Entry]]:
+        return [*self._clearing, *self._cleared]
 
     def _reset(self) -> None:
         self.table: dict[str, Entry] = {}  # read without the lock; written under it
@@ -319,6 +337,16 @@ class Memory(ABC):
             self._weights[entry.key] = weight
         if self._observer is not None and hash(entry.key) < self._observed_below:
             self._observer.entered(entry, weight)
+
+    def _kill_cleared(self, key: str) -> None:
+        """Have the entry of a key that a clear is just dropping served no more.
+
+        Shortcuts lead to it until the clear is done; whoever writes the key is done before that.
+        """
+        for table in self._clearing:
+            entry = table.get(key)
+            if entry is not None:
+                entry.fresh_until = DEAD
 
     def _take(self, entry: Entry, cause: RemovalCause) -> Removed:
         """Remove an entry for another cause than size."""

@@ -71,6 +71,7 @@ class LRU(Memory):
                 and self._weight == self.maxsize
                 and len(newest) < self._span
                 and key not in table
+                and not self._clearing
                 and hash(key) >= self._observed_below
             ):
                 victim = oldest[0]
