@@ -1,7 +1,5 @@
 """dogpile.cache: its memory backend, a dict without a bound; Redis with its distributed lock."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dogpile.cache import make_region

@@ -1,7 +1,7 @@
 """redis-py by hand: GET and SET with msgpack; what others are built on. The baseline in L2."""
 
-import msgpack
 import redis.asyncio
+from msgpack import packb, unpackb
 
 from benchmarks.rivals import TTL_SECONDS, AsyncFunction, Function, Rival
 
@@ -11,8 +11,8 @@ def stored(function: Function, url: str) -> Function:
 
     def cached(user_id: int) -> object:
         if (raw := client.get(f"plain:{user_id}")) is None:
-            client.set(f"plain:{user_id}", raw := msgpack.packb(function(user_id)), TTL_SECONDS)
-        return msgpack.unpackb(raw)
+            client.set(f"plain:{user_id}", raw := packb(function(user_id)), TTL_SECONDS)
+        return unpackb(raw)
 
     return cached
 
@@ -22,8 +22,8 @@ def astored(function: AsyncFunction, url: str) -> AsyncFunction:
 
     async def cached(user_id: int) -> object:
         if (raw := await client.get(f"a:{user_id}")) is None:
-            await client.set(f"a:{user_id}", raw := msgpack.packb(await function(user_id)))
-        return msgpack.unpackb(raw)
+            await client.set(f"a:{user_id}", raw := packb(await function(user_id)))
+        return unpackb(raw)
 
     return cached
 
