@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .carriers import Resumed, take
 from .load import Load
-from .short_way import Call, Retry, Way, fail, keep_as_told, keeper
+from .short_way import Call, Keep, Retry, Way, fail, keep_as_told, keeper
 from .singleflight import Deck, Flight, loading_now
 from .spec import MISS
 
@@ -31,7 +31,7 @@ _SUSPENDED: Final = object()  # in a value's place, where a load has not ended i
 def async_way(call: Call, port: AsyncPort) -> Way:  # noqa: C901, PLR0915 - likewise
     """Return the short way of a function that is defined by ``async def``."""
     flow, memory, spec, text, copy = call.flow, call.memory, call.spec, call.text, call.copy
-    function, seconds, counters = spec.function, spec.flight_seconds, spec.counters
+    function, seconds, counters = spec.function, spec.load_seconds, spec.counters
     assert function is not None
     notice, describe, deck_of_tasks = flow.telemetry.notice, flow.describe, Deck.ASYNCIO
     coroutine_type = CoroutineType
@@ -74,7 +74,7 @@ def async_way(call: Call, port: AsyncPort) -> Way:  # noqa: C901, PLR0915 - like
                 value = _SUSPENDED
                 resumed = Resumed(coroutine, context, awaited)
                 flight.cancel = port.adopt(loop, carrier.task)
-                carrier.carry_on(partial(_carry_on, call, port, flight, resumed, began))
+                carrier.carry_on(partial(_carry_on, call, port, keep, flight, resumed, began))
             if value is not _SUSPENDED:
                 took = perf_counter() - began
                 carrier.give_back()
@@ -101,6 +101,7 @@ def _first_step(flight: Flight, coroutine: Coroutine[Any, Any, Any]) -> Any:
 async def _carry_on(
     call: Call,
     port: AsyncPort,
+    keep: Keep,
     flight: Flight,
     resumed: Resumed,
     began: float,
@@ -119,7 +120,11 @@ async def _carry_on(
             raise
         finally:
             limit.cancel()
-        await keep_as_told(call, port, flight, value, perf_counter() - began)
+        took = perf_counter() - began
+        if flight.load.__class__ is Load or value.__class__ is CoroutineType or flight.has_landed:
+            await keep_as_told(call, port, flight, value, took)
+        else:
+            keep(flow.flights, flight, value, took)
     except Exception as error:
         flow.fail(flight, spec, error)
     except BaseException as error:

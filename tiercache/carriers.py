@@ -37,17 +37,16 @@ Rest = Callable[[asyncio.CancelledError | None], Coroutine[Any, Any, None]]
 class Carrier:
     """A task in reserve, of the running event loop."""
 
-    __slots__ = ("_loop", "_parked", "_rest", "task")
+    __slots__ = ("_is_known", "_loop", "_parked", "_rest", "task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._parked = loop.create_future()
+        self._parked: asyncio.Future[None] | None = None
         self._rest: Rest | None = None
+        self._is_known = True  # to asyncio.all_tasks()
         body = self._body()
         body.send(None)  # begun, it may be dropped without a warning that it never was
         self.task = asyncio.Task(body, loop=loop, context=Context())
-        self.task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
-        _unregister_task(self.task)
 
     def begin(
         self, caller: asyncio.Task[Any], context: Context, step: Callable[..., Any], *args: Any
@@ -75,8 +74,10 @@ class Carrier:
     def carry_on(self, rest: Rest) -> None:
         """Go on with what has suspended in its first step."""
         self._rest = rest
-        _register_task(self.task)
-        if not self._parked.done():  # else it was cancelled in its first step
+        if not self._is_known:
+            self._is_known = True
+            _register_task(self.task)
+        if self._parked is not None and not self._parked.done():  # else it has been cancelled
             self._parked.set_result(None)
 
     def give_back(self) -> None:
@@ -84,15 +85,24 @@ class Carrier:
         idle = _reserve.idle
         is_clean = self._rest is None and not self.task.cancelling()
         if is_clean and len(idle) < MOST_IDLE and _reserve.loop is self._loop:
+            self._hide()
             idle.append(self)
         else:
             self.carry_on(_nothing)
 
+    def _hide(self) -> None:
+        if self._is_known:
+            self._is_known = False
+            self.task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+            _unregister_task(self.task)
+
     async def _body(self) -> None:
-        await _Pause()  # until the event loop runs the task
         cancelled: asyncio.CancelledError | None = None
         try:
-            await self._parked
+            await _Pause()  # until the event loop runs the task
+            if self._rest is None:
+                self._parked = self._loop.create_future()
+                await self._parked
         except asyncio.CancelledError as error:
             cancelled = error
         if self._rest is not None:

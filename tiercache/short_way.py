@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: From the arguments of a call to its answer, or to an awaitable of it.
 Way = Callable[..., Any]
 
+#: What keeps the value of a load that took so many seconds, lands its flight, and counts it.
+Keep = Callable[["Flights", Flight, Any, float], None]
+
 
 @dataclass(frozen=True)
 class Call:
@@ -67,11 +70,10 @@ def is_plain(flow: Flow, spec: Spec) -> bool:
 def blocking_way(call: Call, port: BlockingPort) -> Way:
     """Return the short way of a blocking function."""
     flow, memory, spec, text, copy = call.flow, call.memory, call.spec, call.text, call.copy
-    function, seconds, outer = spec.function, spec.flight_seconds, loading_now.get
-    counters = spec.counters
+    function, seconds, outer = spec.function, spec.load_seconds, loading_now.get
+    counters, coroutine = spec.counters, CoroutineType
     assert function is not None
     notice, describe, blocking = flow.telemetry.notice, flow.describe, Deck.BLOCKING
-    coroutine = CoroutineType
     enter, leave, keep = loading_now.set, loading_now.reset, keeper(call)
 
     def load(*args: Any, **kwargs: Any) -> Any:
@@ -120,9 +122,7 @@ def blocking_way(call: Call, port: BlockingPort) -> Way:
     return load
 
 
-def keeper(  # noqa: C901 - one function: see above
-    call: Call,
-) -> Callable[[Flights, Flight, Any, float], None]:
+def keeper(call: Call) -> Keep:  # noqa: C901 - one function: see above
     """Return what keeps the value of a plain load, lands its flight, and counts it."""
     flow, memory, spec = call.flow, call.memory, call.spec
     counters, times, loaded = spec.counters, spec.counters.load_times, flow.telemetry.loaded
