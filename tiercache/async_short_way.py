@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .carriers import Resumed, take
 from .load import Load
-from .short_way import Call, Keep, Retry, Way, fail, keep_as_told, keeper
+from .short_way import ELSEWHERE, Call, Keep, Way, fail, give_way, keep_as_told, keeper
 from .singleflight import Deck, Flight, loading_now
 from .spec import MISS
 
@@ -48,44 +48,43 @@ def async_way(call: Call, port: AsyncPort) -> Way:  # noqa: C901, PLR0915 - like
         caller = current_task(loop)
         if caller is None or notice() is not None or flow.overlay is not None:
             return await call.long_way(args, kwargs, key)
-        flight, flights = Flight(key, deck_of_tasks, seconds, loop), flow.flights
-        if flights.decks[deck_of_tasks].setdefault(key, flight) is not flight:  # see short_way
-            return await call.long_way(args, kwargs, key)
+        flight, flights, value = Flight(key, deck_of_tasks, seconds, loop), flow.flights, ELSEWHERE
         try:
-            flight.era = flights.era
-            if key in memory.table:  # somebody has landed since this caller looked
-                flights.fail(flight, Retry(), must_retry=True)
-                return await call.long_way(args, kwargs, key)
-            maker: Any = describe, spec, args, kwargs, True
-            flight.load = maker
-            flight.tags = ()
-            carrier, context = take(loop), copy_context()
-            coroutine = function(*args, **kwargs)
-            began = perf_counter()
-            try:
-                awaited = carrier.begin(caller, context, _first_step, flight, coroutine)
-            except StopIteration as stop:
-                value = stop.value
-            except Exception as error:
-                flow.note_error(flight, spec, error, perf_counter() - began)
-                carrier.give_back()
-                raise
-            else:
-                value = _SUSPENDED
-                resumed = Resumed(coroutine, context, awaited)
-                flight.cancel = port.adopt(loop, carrier.task)
-                carrier.carry_on(partial(_carry_on, call, port, keep, flight, resumed, began))
-            if value is not _SUSPENDED:
-                took = perf_counter() - began
-                carrier.give_back()
-                if value.__class__ is coroutine_type or flight.load.__class__ is Load:
-                    value = await keep_as_told(call, port, flight, value, took)
+            if flights.decks[deck_of_tasks].setdefault(key, flight) is flight and not (
+                key in memory.table and give_way(flights, flight)
+            ):
+                flight.era = flights.era
+                maker: Any = describe, spec, args, kwargs, True
+                flight.load = maker
+                flight.tags = ()
+                carrier, context = take(loop), copy_context()
+                coroutine = function(*args, **kwargs)
+                began = perf_counter()
+                try:
+                    awaited = carrier.begin(caller, context, _first_step, flight, coroutine)
+                except StopIteration as stop:
+                    value, took = stop.value, perf_counter() - began
+                    carrier.give_back()
+                    if value.__class__ is coroutine_type or flight.load.__class__ is Load:
+                        value = await keep_as_told(call, port, flight, value, took)
+                    else:
+                        keep(flights, flight, value, took)
+                    counters.misses += 1
+                except BaseException as error:
+                    if isinstance(error, Exception):
+                        flow.note_error(flight, spec, error, perf_counter() - began)
+                    carrier.give_back()
+                    raise
                 else:
-                    keep(flights, flight, value, took)
-                counters.misses += 1
+                    value = _SUSPENDED
+                    flight.cancel = port.adopt(loop, carrier.task)
+                    resumed = Resumed(coroutine, context, awaited)
+                    carrier.carry_on(partial(_carry_on, call, port, keep, flight, resumed, began))
         except BaseException as error:
             fail(call, port, flight, error)
             raise
+        if value is ELSEWHERE:
+            return await call.long_way(args, kwargs, key)
         if value is _SUSPENDED:
             return await _followed(call, port, flight, args, kwargs)
         return value if copy is None else copy(value)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import inf
 from time import perf_counter
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .entry import Entry
 from .load import Load
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: From the arguments of a call to its answer, or to an awaitable of it.
 Way = Callable[..., Any]
+
+ELSEWHERE: Final = object()  # in a value's place, where it is to be had on the long way
 
 #: What keeps the value of a load that took so many seconds, lands its flight, and counts it.
 Keep = Callable[["Flights", Flight, Any, float], None]
@@ -83,43 +85,49 @@ def blocking_way(call: Call, port: BlockingPort) -> Way:
             key = call.key(*args, **kwargs)
         if key in memory.table and (value := call.nearby(args, kwargs, key)) is not MISS:
             return value if copy is None else copy(value)
-        flight, flights = Flight(key, blocking, seconds), flow.flights
         if notice() is not None or flow.overlay is not None:
             return call.long_way(args, kwargs, key)
-        # One step, that needs no lock. The era is a later one: what writes the key from here on
-        # detaches the flight.
-        if flights.decks[blocking].setdefault(key, flight) is not flight:
-            return call.long_way(args, kwargs, key)
+        flight, flights, value = Flight(key, blocking, seconds), flow.flights, ELSEWHERE
         try:
-            flight.era = flights.era
-            if key in memory.table:  # somebody has landed since this caller looked
-                flights.fail(flight, Retry(), must_retry=True)
-                return call.long_way(args, kwargs, key)
-            maker: Any = describe, spec, args, kwargs, False
-            flight.load = maker
-            flight.tags = ()
-            around = outer()
-            token = enter((flight, *around) if around else (flight,))
-            began = perf_counter()
-            try:
-                value = function(*args, **kwargs) if kwargs else function(*args)
-            except Exception as error:
-                flow.note_error(flight, spec, error, perf_counter() - began)
-                raise
-            finally:
-                leave(token)
-            took = perf_counter() - began
-            if value.__class__ is coroutine or flight.load.__class__ is Load:
-                value = run(keep_as_told(call, port, flight, value, took))
-            else:
-                keep(flights, flight, value, took)
-            counters.misses += 1
+            # One step, that needs no lock. The era is a later one: what writes the key from here on
+            # detaches the flight.
+            if flights.decks[blocking].setdefault(key, flight) is flight and not (
+                key in memory.table and give_way(flights, flight)
+            ):
+                flight.era = flights.era
+                maker: Any = describe, spec, args, kwargs, False
+                flight.load = maker
+                flight.tags = ()
+                around = outer()
+                token = enter((flight, *around) if around else (flight,))
+                began = perf_counter()
+                try:
+                    value = function(*args, **kwargs) if kwargs else function(*args)
+                except Exception as error:
+                    flow.note_error(flight, spec, error, perf_counter() - began)
+                    raise
+                finally:
+                    leave(token)
+                took = perf_counter() - began
+                if value.__class__ is coroutine or flight.load.__class__ is Load:
+                    value = run(keep_as_told(call, port, flight, value, took))
+                else:
+                    keep(flights, flight, value, took)
+                counters.misses += 1
         except BaseException as error:
             fail(call, port, flight, error)
             raise
+        if value is ELSEWHERE:
+            return call.long_way(args, kwargs, key)
         return value if copy is None else copy(value)
 
     return load
+
+
+def give_way(flights: Flights, flight: Flight) -> bool:
+    """Free a key for whose value somebody has landed since this caller looked; say that it is."""
+    flights.fail(flight, Retry(), must_retry=True)
+    return True
 
 
 def keeper(call: Call) -> Keep:  # noqa: C901 - one function: see above

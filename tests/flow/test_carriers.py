@@ -410,3 +410,50 @@ def test_no_word_at_the_end(way: str) -> None:
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_what_ends_it_at_once(cache: Cache) -> None:
+    """A loader that is ended by no exception of its kind leaves no task behind, and a free key."""
+    before = asyncio.all_tasks()
+
+    async def load(x: int) -> None:
+        raise (SystemExit if x == 1 else asyncio.CancelledError)(x)
+
+    f = cache.cached("k:{x}")(load)
+    with pytest.raises(asyncio.CancelledError):
+        await f(2)
+    await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == before
+    assert len(cache.flow.flights) == 0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_somebody_lands_just_before(make_cache: Callable[..., Cache], is_async: bool) -> None:
+    """Who finds the value only once he has begun gives way to it, and counts as a hit."""
+    cache = make_cache(l1=LRU(10))
+    loads: list[int] = []
+
+    def load(x: int) -> int:
+        loads.append(x)
+        return x
+
+    async def aload(x: int) -> int:
+        return load(x)
+
+    f = cache.cached("k:{x}")(aload if is_async else load)
+    deck = cache.flow.flights.decks[is_async]
+
+    class Landing(dict[str, Any]):
+        """Has another's value stand in L1 by the time that a flight is registered."""
+
+        def setdefault(self, key: str, flight: Any) -> Any:
+            cache.flow.flights.decks = decks
+            cache.set(key, "another's")
+            return deck.setdefault(key, flight)
+
+    decks = cache.flow.flights.decks
+    cache.flow.flights.decks = (Landing(), decks[1]) if not is_async else (decks[0], Landing())
+    found = f(1)
+    assert (await found if is_async else found) == "another's"
+    assert loads == []
+    assert counts(cache) == (1, 0, 0, 0, 0)

@@ -34,8 +34,8 @@ llm-prefix-conv at 25 %: 3.6 points. There the whole trace is six cachefuls, it 
 the small queue has not yet grown when it ends (ARC, which learns the same, loses 1.8).
 
 Bounds: an eviction looks at no more than 64 entries of the main queue with hits left, then it takes
-the next as it comes; amortised it is O(1). Insertion and eviction take about 2.4 times as long as
-those of ``LRU`` (3.2 against 1.4 µs). Bytes per entry above key and value: some 40 more than LRU's
+the next as it comes; amortised it is O(1). Insertion and eviction take about 2.6 times as long as
+those of ``LRU``. Bytes per entry above key and value: some 40 more than LRU's
 (180 to 225 against 140 to 185, as its dict happens to be filled): 8 for the mark, 16 to 32 for the
 ghost, and about 50 for each entry that stands in the small queue.
 """
