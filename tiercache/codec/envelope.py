@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NoReturn
+
+from msgpack import unpackb
 
 from tiercache.codec.compress import Zstd, zstd_for_reading, zstd_for_writing
 from tiercache.codec.describe import name_of
+from tiercache.codec.head import Decoded, checked_tags, milliseconds, read_lasting, written_record
 from tiercache.codec.locate import describe_error, locate, short
+from tiercache.codec.lookalikes import has_lookalikes, shows_bytes
+from tiercache.codec.many import decode_usual
+from tiercache.codec.quick import LONG, Habits, is_document, quick_way
 from tiercache.codec.reading import Read, new_reader
 from tiercache.codec.registry import Registry, UnknownType
-from tiercache.codec.scalars import Unsupported
+from tiercache.codec.scalars import SCALARS, Unsupported
 from tiercache.codec.schema import Schema
-from tiercache.codec.wire import COMPRESSED, EMPTY_HOLDS, VERSION, unpack
-from tiercache.codec.writing import (
-    CarefulWriter,
-    Unencodable,
-    Writer,
-    careful,
-    hides_bytearray,
-    may_hide_bytearray,
-)
+from tiercache.codec.wire import COMPRESSED, EMPTY_HOLDS, UNCHECKED_BYTES, VERSION, unpack
+from tiercache.codec.writing import CarefulWriter, Unencodable, Writer, careful
 from tiercache.entry import Record
 from tiercache.errors import ConfigurationError, DecodeError, EncodeError
 
 _KEEP_BUFFER_BELOW: Final = 2**20  # a packer's buffer grows and never shrinks
 _new_tuple: Any = tuple.__new__  # half the cost of a named tuple's own
-_MAX_SECONDS: Final = 100 * 366 * 86400
-
-
-class Decoded(NamedTuple):
-    """What a payload said.
-
-    ``stale_for`` is how many seconds at the end of its life in the store it is stale.
-    """
-
-    value: object
-    stale_for: float
-    tags: tuple[str, ...]
-    record: Record | None = None
 
 
 class Codec:
@@ -72,12 +58,15 @@ class Codec:
                 f"compress_above must not be negative, got {compress_above}; use None for never"
             )
         self._max_bytes = max_bytes
+        self._short = min(max_bytes, UNCHECKED_BYTES)
         self._compress_above = compress_above
         self._registry = Registry()
+        self._habits = Habits()  # of values that no function made
         self._writers: list[Writer] = []  # idle ones; list.pop and append are atomic
         self._zstds: list[Zstd] = [] if compress_above is None else [zstd_for_writing()]
         self._read_scalar = self._registry.read_scalar
         self._readers: list[Read] = []
+        quick_way()  # found before there are values of its own classes
         self.register(*types)
 
     def register(self, *types: type) -> None:
@@ -123,16 +112,19 @@ class Codec:
         Raises:
             EncodeError: If a part of it is of another type, or it is too large or too deep.
         """
-        fingerprint = 0 if schema is None else schema.fingerprint
-        stale: Any = _milliseconds(stale_for) if stale_for else 0
+        if schema is None:
+            fingerprint, habits = 0, self._habits
+        else:
+            fingerprint, habits = schema.fingerprint, schema.habits
+        stale: Any = milliseconds(stale_for) if stale_for else 0
         if record is not None:
-            stale = [stale, *_written_record(record)]
-        head = [VERSION, key, fingerprint, stale, _checked_tags(tags) if tags else None]
+            stale = [stale, *written_record(record)]
+        head = [VERSION, key, fingerprint, stale, checked_tags(tags) if tags else None]
         try:
             if self._compress_above is None:
-                payload = self._pack(value, head)
+                payload = self._pack(value, head, habits)
             else:
-                payload = self._pack_compressed(value, head, self._compress_above)
+                payload = self._pack_compressed(value, head, self._compress_above, habits)
         except EncodeError:
             raise
         except Exception as error:
@@ -141,8 +133,12 @@ class Codec:
             raise _too_large(value, len(payload), self._max_bytes)
         return payload
 
-    def _pack(self, value: object, head: list[Any]) -> bytes:
+    def _pack(self, value: object, head: list[Any], habits: Habits) -> bytes:
         """Pack ``[*head, value, holds]`` in one go."""
+        if habits.packed >= LONG and (quick := quick_way()) is not None:
+            packed = quick.pack([*head, value, []], habits)
+            if packed is not None:
+                return packed
         try:
             writer = self._writers.pop()
         except IndexError:
@@ -154,24 +150,26 @@ class Codec:
         if len(payload) < _KEEP_BUFFER_BELOW:
             writer.holds.clear()
             self._writers.append(writer)
-        if may_hide_bytearray(value, payload) and hides_bytearray(value):
-            return self._pack_carefully(value, head)
+        if type(value) not in SCALARS:
+            habits.packed = len(payload)
+            if shows_bytes(payload) and has_lookalikes(value, self._registry.writers):
+                return self._pack_carefully(value, head)
         return payload
 
     def _pack_carefully(self, value: object, head: list[Any]) -> bytes:
         writer = CarefulWriter(self._registry)
         return writer.pack([*head, careful(value), writer.holds])
 
-    def _pack_compressed(self, value: object, head: list[Any], above: int) -> bytes:
-        inner = self._pack(value, [])
+    def _pack_compressed(self, value: object, head: list[Any], above: int, habits: Habits) -> bytes:
+        inner = self._pack(value, [], habits)
         if len(inner) > self._max_bytes:
             raise _too_large(value, len(inner), self._max_bytes)
         if len(inner) > above:
             frame = self._compress(inner)
             if len(frame) < len(inner):
-                return self._pack(frame, head)[:-1] + bytes([COMPRESSED])
-        outer = self._pack(None, head)  # its last two elements, of a byte each, are replaced
-        return outer[:-2] + inner[1:]
+                return self._pack(frame, head, habits)[:-1] + bytes([COMPRESSED])
+        outer = self._pack(None, head, habits)
+        return outer[:-2] + inner[1:]  # for its last two elements, of a byte each
 
     def _compress(self, data: bytes) -> bytes:
         zstd = self._take_zstd(zstd_for_writing)
@@ -200,26 +198,26 @@ class Codec:
             DecodeError: If it is anything but such a payload. Nothing else is raised.
         """
         try:
-            data = payload if type(payload) is bytes else self._copy(payload)
-            if len(data) > self._max_bytes:
-                _refuse_long(len(data), self._max_bytes)
-            if data[-1] == EMPTY_HOLDS:
-                parts = unpack(data, self._read_scalar)
+            if (
+                type(payload) is bytes
+                and len(payload) <= self._short
+                and payload[-1] == EMPTY_HOLDS
+            ):
+                parts = unpackb(  # what wire.unpack does; calling that shows with a small value
+                    payload,
+                    ext_hook=self._read_scalar,
+                    strict_map_key=False,
+                    unicode_errors="surrogatepass",
+                )
             else:
-                parts = self._unpack(data)
+                parts = self._parts(payload, self._habits if schema is None else schema.habits)
             version, stored_key, fingerprint, stale, tags, value, _ = parts
             if version != VERSION or stored_key != key:
                 _refuse_foreign(version, stored_key, key)
             if schema is not None and fingerprint != schema.fingerprint:
                 _check_fingerprint(fingerprint, schema)
             if stale or tags:
-                stale_ms, record = (stale, None) if type(stale) is int else _read_record(stale)
-                return Decoded(
-                    value,
-                    _read_milliseconds(stale_ms) if stale_ms else 0.0,
-                    _read_tags(tags) if tags else (),
-                    record,
-                )
+                return read_lasting(value, stale, tags)
             decoded: Decoded = _new_tuple(Decoded, (value, 0.0, (), None))
         except UnknownType as error:
             # A class may have been defined since decoration. Ends, as each turn adds classes.
@@ -231,6 +229,32 @@ class Codec:
         except Exception as error:
             raise DecodeError(f"malformed payload: {describe_error(error)}") from error
         return decoded
+
+    def decode_many(
+        self,
+        keys: Sequence[str],
+        payloads: Sequence[bytes | memoryview],
+        *,
+        schema: Schema | None = None,
+    ) -> Sequence[object] | None:
+        """Return the values of payloads without tags, record and stale end; None: decode each.
+
+        Never raises, and says nothing of what is the matter with a payload.
+        """
+        habits = self._habits if schema is None else schema.habits
+        if habits.reads_documents and max(map(len, payloads)) > UNCHECKED_BYTES:
+            return None  # one by one they are read by ormsgpack
+        fingerprint = None if schema is None else schema.fingerprint
+        return decode_usual(keys, payloads, self._read_scalar, fingerprint, self._max_bytes)
+
+    def _parts(self, payload: bytes | memoryview, habits: Habits) -> Any:
+        """Return the elements of a payload, its value among them."""
+        data = payload if type(payload) is bytes else self._copy(payload)
+        if len(data) > self._max_bytes:
+            _refuse_long(len(data), self._max_bytes)
+        if data[-1] == EMPTY_HOLDS:
+            return self._unpack_plain(data, habits)
+        return self._unpack(data)
 
     def _copy(self, payload: bytes | memoryview) -> bytes:
         size = memoryview(payload).nbytes
@@ -247,6 +271,22 @@ class Codec:
             parts[-2] = self._unpack_frame(parts[-2])
         return parts
 
+    def _unpack_plain(self, data: bytes, habits: Habits) -> Any:
+        """Unpack a text that holds no shapes, quickly if that is likely to be quicker."""
+        if len(data) <= UNCHECKED_BYTES:
+            return unpack(data, self._read_scalar)
+        if habits.unpack_rest:
+            habits.unpack_rest -= 1
+            return unpack(data, self._read_scalar)
+        if habits.reads_documents and (quick := quick_way()) is not None:
+            parts = quick.unpack(data, habits)
+            if parts is None:
+                return unpack(data, self._read_scalar)
+        else:
+            parts = unpack(data, self._read_scalar)
+        habits.reads_documents = is_document(parts[-2])
+        return parts
+
     def _read(self, data: bytes) -> Any:
         try:
             read = self._readers.pop()
@@ -261,7 +301,7 @@ class Codec:
         data = zstd.decompress(frame, self._max_bytes)
         self._zstds.append(zstd)
         if data[-1] == EMPTY_HOLDS:
-            parts = unpack(data, self._read_scalar)
+            parts = self._unpack_plain(data, self._habits)
         elif data[-1] != COMPRESSED:
             parts = self._unpack(data)
         else:
@@ -278,47 +318,6 @@ class Codec:
             unknown = [name for name in holds if not self._registry.knows(name)]
             return UnknownType(f"{error}: one of {short(unknown or holds)}")
         return error
-
-
-def _milliseconds(seconds: float) -> int:
-    if not 0 <= seconds < _MAX_SECONDS:
-        raise EncodeError(f"stale_for must be 0 to {_MAX_SECONDS} seconds, got {seconds}")
-    return round(seconds * 1000)
-
-
-def _checked_tags(tags: tuple[str, ...]) -> list[str]:
-    for tag in tags:
-        if type(tag) is not str:
-            raise EncodeError(f"a tag must be a str, got {tag!r}")
-    return list(tags)
-
-
-def _read_tags(tags: object) -> tuple[str, ...]:
-    if type(tags) is list and all(type(tag) is str for tag in tags):
-        return tuple(tags)
-    raise DecodeError("tags are no array of texts")
-
-
-def _read_milliseconds(stale_ms: object) -> float:
-    if type(stale_ms) is not int or stale_ms < 0:
-        raise DecodeError("stale_for_ms is no whole number")
-    return stale_ms / 1000
-
-
-def _written_record(record: Record) -> list[Any]:
-    ttl_ms = None if record.ttl is None else _milliseconds(min(record.ttl, _MAX_SECONDS - 1))
-    return [ttl_ms, _milliseconds(record.load_seconds), record.state, record.reason]
-
-
-def _read_record(parts: object) -> tuple[object, Record | None]:
-    """Return the milliseconds that a value is stale for, and how it came about."""
-    if parts is None:
-        return 0, None
-    if type(parts) is not list or len(parts) != 5 or type(parts[4]) is not str:
-        raise DecodeError("the record of how a value came about is malformed")
-    stale_ms, ttl_ms, load_ms, state, reason = parts
-    ttl = None if ttl_ms is None else _read_milliseconds(ttl_ms)
-    return stale_ms, Record(ttl, _read_milliseconds(load_ms), state, reason)
 
 
 def _check_fingerprint(fingerprint: object, schema: Schema) -> None:

@@ -30,15 +30,8 @@ def record_spec(cls: type, names: tuple[str, ...]) -> ClassSpec:
     marker, loose_marker = ExtType(wire.SHAPE, ident), ExtType(wire.SHAPE, ident + b"+")
     slots = _slots(cls)
     dropped = recomputed(cls)
-    read = _compile_read(names, marker)
-    has_fields_only = _fields_only_check(cls, names, slots)
 
-    def write(value: Any) -> list[Any]:
-        if has_fields_only(value):
-            try:
-                return read(value)
-            except AttributeError:
-                pass  # a field was never set
+    def write_loose(value: Any) -> list[Any]:
         state = _state(value, slots, dropped)
         if tuple(state) == names:
             return [*state.values(), marker]
@@ -51,6 +44,7 @@ def record_spec(cls: type, names: tuple[str, ...]) -> ClassSpec:
         return _restore(cls, state)
 
     builds = {ident: _compile_build(cls, names), ident + b"+": build_loose}
+    write = _compile_write(names, marker, _fields_only_check(cls, names, slots), write_loose)
     return shape_spec(name_of(cls), write, builds)
 
 
@@ -80,14 +74,14 @@ def _slots(cls: type) -> dict[str, MemberDescriptorType]:
 
 def _fields_only_check(
     cls: type, names: tuple[str, ...], slots: dict[str, MemberDescriptorType]
-) -> Callable[[Any], bool]:
-    """Return a cheap predicate: has this instance no more attributes than its fields?"""
+) -> str:
+    """Return the source of a cheap predicate: has ``value`` no more attributes than its fields?"""
     if not slots.keys() <= set(names):
-        return lambda _: False
+        return "False"
     if not any("__dict__" in vars(base) for base in cls.__mro__):
-        return lambda _: True
+        return "True"
     size = sum(name not in slots for name in names)
-    return lambda value: len(value.__dict__) == size  # an unset field shows in reading it
+    return f"len(value.__dict__) == {size}"  # an unset field shows in reading it
 
 
 def _state(
@@ -119,16 +113,28 @@ def _restore(cls: type, state: dict[str, Any]) -> object:
     return value
 
 
-def _compile_read(names: tuple[str, ...], marker: ExtType) -> Callable[[Any], list[Any]]:
+def _compile_write(
+    names: tuple[str, ...],
+    marker: ExtType,
+    has_fields_only: str,
+    write_loose: Callable[[Any], list[Any]],
+) -> Callable[[Any], list[Any]]:
     """Return a function that lists the fields of an instance, and the marker.
 
     Compiled, as dataclasses do for ``__init__``: a loop over the names takes several times as long.
     """
     reads = "".join(f"{_read_source(name)}, " for name in names)
-    read: Callable[[Any], list[Any]] = _define(
-        f"def f(value):\n return [{reads}marker]", marker=marker
-    )
-    return read
+    source = f"""
+def f(value):
+    if {has_fields_only}:
+        try:
+            return [{reads}marker]
+        except AttributeError:
+            pass  # a field was never set
+    return write_loose(value)
+"""
+    write: Callable[[Any], list[Any]] = _define(source, marker=marker, write_loose=write_loose)
+    return write
 
 
 def _compile_build(cls: type, names: tuple[str, ...]) -> Build:

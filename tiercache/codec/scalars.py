@@ -14,7 +14,6 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, SafeUUID
-from zoneinfo import ZoneInfo
 
 from msgpack import ExtType
 
@@ -26,6 +25,9 @@ class Unsupported(Exception):
     """A value has no exact form in bytes; the text says why and what to do."""
 
 
+# What msgpack has itself, and takes for nothing else.
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+
 _DATE = struct.Struct(">HBB")
 _DATETIME = struct.Struct(">HBBBBBIBB")  # ..., microsecond, fold, kind of tzinfo
 _TIME = struct.Struct(">BBBIBB")
@@ -36,6 +38,7 @@ _OFFSET = struct.Struct(">q")  # microseconds
 _NAIVE, _UTC, _FIXED, _ZONE, _PYDANTIC = range(5)
 # A zone is a file looked up by name: only names of the tz database's own form are looked up.
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
+_PYDANTIC_ZONE: Final = ("pydantic_core", "TzInfo")  # which its parsed datetimes carry
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -58,9 +61,11 @@ def _write_zone(zone: tzinfo | None) -> tuple[int, bytes]:
         offset, *names = zone.__getinitargs__()  # type: ignore[attr-defined]
         named = b"".join(b"=" + name.encode("utf-8", "surrogatepass") for name in names)
         return _FIXED, _pack_offset(offset) + named
-    if type(zone) is ZoneInfo and _ZONE_KEY.fullmatch(zone.key or ""):
-        return _ZONE, zone.key.encode()
-    if type(zone) is _pydantic_zone():
+    if type(zone) is _loaded("zoneinfo", "ZoneInfo"):
+        key: str | None = zone.key  # type: ignore[attr-defined]
+        if _ZONE_KEY.fullmatch(key or ""):
+            return _ZONE, str(key).encode()
+    if type(zone) is _loaded(*_PYDANTIC_ZONE):
         return _PYDANTIC, _pack_offset(zone.utcoffset(None) or timedelta(0))
     raise Unsupported(
         f"its tzinfo is a {type(zone).__module__}.{type(zone).__qualname__}; "
@@ -76,10 +81,12 @@ def _read_zone(kind: int, data: bytes) -> tzinfo | None:
     if kind == _FIXED:
         return _read_fixed(data)
     if kind == _ZONE:
+        from zoneinfo import ZoneInfo  # late: it looks for the tz database
+
         key = data.decode("ascii")
         if _ZONE_KEY.fullmatch(key):
             return ZoneInfo(key)
-    elif kind == _PYDANTIC and (restore := _pydantic_zone()) is not None:
+    elif kind == _PYDANTIC and (restore := _loaded(*_PYDANTIC_ZONE)) is not None:
         (offset,) = _OFFSET.unpack(data)
         restored: tzinfo = restore(offset // 1_000_000)
         return restored
@@ -97,9 +104,9 @@ def _pack_offset(offset: timedelta) -> bytes:
     return _OFFSET.pack(offset // _MICROSECOND)
 
 
-def _pydantic_zone() -> Any:
-    """Return pydantic's own tzinfo class, which its parsed datetimes carry, if it is loaded."""
-    return getattr(sys.modules.get("pydantic_core"), "TzInfo", None)
+def _loaded(module: str, name: str) -> Any:
+    """Return a class that a value in hand may be of, None if its module is not even loaded."""
+    return getattr(sys.modules.get(module), name, None)
 
 
 def _write_datetime(value: datetime) -> ExtType:

@@ -12,6 +12,7 @@ from typing import Any, Final, get_args, get_origin
 from tiercache.codec.describe import digest, text_of
 from tiercache.codec.kinds import field_names, is_supported, raw_annotation
 from tiercache.codec.locate import short
+from tiercache.codec.quick import Habits
 from tiercache.codec.registry import Registry
 from tiercache.codec.scalars import Unsupported
 
@@ -27,13 +28,15 @@ class Schema:
 
     Attributes:
         fingerprint: Stands for the annotated type in the envelope; 0 if nothing is known of it.
+        habits: What the function's values have been like.
     """
 
-    __slots__ = ("_annotation", "_registry", "fingerprint", "is_complete")
+    __slots__ = ("_annotation", "_registry", "fingerprint", "habits", "is_complete")
 
     def __init__(self, annotation: object, registry: Registry) -> None:
         self._annotation = annotation
         self._registry = registry
+        self.habits = Habits()
         self.fingerprint = 0
         self.is_complete = True  # no name in the annotation is left to be resolved
         # An annotation may be any object, with any behaviour; decorating must not fail for it.

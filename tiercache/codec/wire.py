@@ -18,12 +18,12 @@ all the work.
 to read: an empty one (a last byte of 0x90) means that no array needs a second look; ``True``
 (0xc3) means that ``body`` is a zstd frame of the msgpack array ``[body, holds]``.
 
-Another library that writes the same bytes has to replace ``new_packer`` and ``unpack`` only.
+Long plain values go another way to the same bytes where there is one: ``quick``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from msgpack import Packer, Unpacker, unpackb
@@ -48,7 +48,7 @@ ENUM: Final = 0x5A
 # msgpack allocates an array at its declared length, up to the payload's own, before it reads an
 # element: nested, that is quadratic. So a larger payload with more headers of long arrays (or
 # bytes that look like them) is first walked without building anything.
-_UNCHECKED_BYTES: Final = 256
+UNCHECKED_BYTES: Final = 256
 _UNCHECKED_ARRAYS: Final = 16
 
 
@@ -71,18 +71,27 @@ def unpack(
     list_hook: Callable[[list[Any]], object] | None = None,
 ) -> Any:
     """Parse ``data`` with memory in proportion to its length: under 200 times, at worst."""
-    if len(data) > _UNCHECKED_BYTES:
+    if len(data) > UNCHECKED_BYTES:
         _check_lengths(data)
-    try:
-        return unpackb(data, ext_hook=ext_hook, list_hook=list_hook, strict_map_key=False)
-    except UnicodeDecodeError:  # lone surrogates, perhaps; the mode that reads them is slower
-        return unpackb(
-            data,
-            ext_hook=ext_hook,
-            list_hook=list_hook,
-            strict_map_key=False,
-            unicode_errors="surrogatepass",
-        )
+    return unpackb(
+        data,
+        ext_hook=ext_hook,
+        list_hook=list_hook,
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+    )
+
+
+def unpack_many(
+    payloads: Sequence[bytes], longest: int, ext_hook: Callable[[int, bytes], object]
+) -> list[Any]:
+    """Parse each of some payloads, the longest of so many bytes, as ``unpack`` does."""
+    if longest > UNCHECKED_BYTES:
+        return [unpack(payload, ext_hook) for payload in payloads]
+    return [
+        unpackb(payload, ext_hook=ext_hook, strict_map_key=False, unicode_errors="surrogatepass")
+        for payload in payloads
+    ]
 
 
 def _check_lengths(data: bytes) -> None:

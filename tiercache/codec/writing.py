@@ -7,12 +7,11 @@ from typing import Any, Final
 
 from msgpack import ExtType
 
+from tiercache.codec.lookalikes import is_plain
 from tiercache.codec.registry import Registry
-from tiercache.codec.scalars import WRITERS, Unsupported, write_bytearray
+from tiercache.codec.scalars import Unsupported, write_bytearray
 from tiercache.codec.wire import new_packer
 
-# What cannot hide a value that msgpack writes as if it were another.
-_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes})
 _FOREIGN: Final = (memoryview, ExtType)
 
 
@@ -40,9 +39,9 @@ class Writer:
 
     def default(self, value: Any) -> object:
         """Return what to write for a value that is none of msgpack's own: msgpack's hook."""
-        writer = self._writers.get(type(value))
+        kind = type(value)
         try:
-            write, shape = writer or self._registry.writer(type(value))
+            write, shape = self._writers.get(kind) or self._registry.writer(kind)
             written = write(value)
         except Unsupported as error:
             raise Unencodable(value, str(error)) from None
@@ -52,10 +51,10 @@ class Writer:
 
 
 class CarefulWriter(Writer):
-    """Writes what the quick way cannot: bytearrays, and text with lone surrogates.
+    """Writes what a Writer cannot: bytearrays, and text with lone surrogates.
 
     msgpack packs a bytearray or memoryview as if it were bytes, without asking, and a str with
-    lone surrogates only in a slower mode. Used once the quick way has shown that it may matter.
+    lone surrogates only in a slower mode. Used once a Writer has shown that it matters.
     """
 
     __slots__ = ()
@@ -77,9 +76,9 @@ def careful(value: Any) -> Any:
     """Return ``value`` with its bytearrays written, down to where the hook takes over."""
     kind = type(value)
     if kind is list:
-        return value if _is_plain(value) else [careful(part) for part in value]
+        return value if is_plain(value) else [careful(part) for part in value]
     if kind is dict:
-        if _is_plain(value) and _is_plain(value.values()):
+        if is_plain(value) and is_plain(value.values()):
             return value
         return {careful(key): careful(part) for key, part in value.items()}
     if kind is bytearray:
@@ -87,30 +86,3 @@ def careful(value: Any) -> Any:
     if kind in _FOREIGN:
         raise Unencodable(value, "convert it to bytes")
     return value
-
-
-def may_hide_bytearray(value: object, payload: bytes) -> bool:
-    """Tell cheaply whether ``payload`` may hold bytes inside of ``value``.
-
-    Three scans in C for their headers, which other data shows by chance. (``in`` costs thrice as
-    much as ``find`` on CPython 3.11.)
-    """
-    return type(value) not in _PLAIN and (
-        payload.find(b"\xc4") >= 0 or payload.find(b"\xc5") >= 0 or payload.find(b"\xc6") >= 0
-    )
-
-
-def hides_bytearray(value: Any) -> bool:
-    """Tell whether ``value`` may hold what msgpack has packed as bytes, though it is none."""
-    kind = type(value)
-    if kind is list or kind is tuple:
-        return not _is_plain(value) and any(map(hides_bytearray, value))
-    if kind is dict:
-        return not (_is_plain(value) and _is_plain(value.values())) and (
-            any(map(hides_bytearray, value)) or any(map(hides_bytearray, value.values()))
-        )
-    return kind not in _PLAIN and kind not in WRITERS
-
-
-def _is_plain(values: Any) -> bool:
-    return _PLAIN.issuperset(map(type, values))
