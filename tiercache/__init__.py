@@ -45,13 +45,15 @@ from .stats import CacheInfo, LoadSeconds, Sizing, Stats
 from .tiers.memory import LRU, S3FIFO
 from .tiers.store import Store, Stored
 from .ttl import Duration, seconds
-from .warming import HotKey, WarmReport, Warmup
 
 if TYPE_CHECKING:
     from .coherence.async_lock import AsyncLock
     from .explaining import Explanation
     from .tiers.redis import Redis
     from .tiers.sqlite import SQLite
+    from .warming.hot import HotKey
+    from .warming.run import WarmReport
+    from .warming.warmup import Warmup
     from .writes.behind import WriteBehind
     from .writes.figures import WriteBehindStats
     from .writes.operation import DeadLetter, Operation
@@ -127,7 +129,7 @@ __all__ = [  # noqa: RUF022 - grouped by what it is for
 ]
 
 
-#: Where a store, or what needs asyncio, or writes, is imported from once it is asked for.
+#: Where a store, or what needs asyncio, writes or warms, is imported from once it is asked for.
 _LATE = {
     "AsyncLock": "coherence.async_lock",
     "Explanation": "explaining",
@@ -140,6 +142,9 @@ _LATE = {
     "ReadThrough": "writes.reading",
     "Redis": "tiers.redis",
     "SQLite": "tiers.sqlite",
+    "HotKey": "warming.hot",
+    "WarmReport": "warming.run",
+    "Warmup": "warming.warmup",
 }
 
 

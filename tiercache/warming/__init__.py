@@ -14,8 +14,5 @@ for a key that somebody else is loading.
 from __future__ import annotations
 
 from .api import Warming
-from .hot import HotKey
-from .run import WarmReport
-from .warmup import Warmup
 
-__all__ = ["HotKey", "WarmReport", "Warming", "Warmup"]
+__all__ = ["Warming"]

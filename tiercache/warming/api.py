@@ -1,4 +1,7 @@
-"""What a cache offers for warming: ``warmer``, ``warm`` and ``awarm``, ``start_warming``."""
+"""What a cache offers for warming: ``warmer``, ``warm`` and ``awarm``, ``start_warming``.
+
+Most caches are never warmed, so what does it is imported by whoever does.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,21 @@ from tiercache.options import Tags
 from tiercache.spec import Spec
 from tiercache.ttl import TTL, Duration
 
-from .hot import HotKey, hottest, name_of, sources_of
-from .progress import progress_of
-from .run import ERRORS_IN_A_ROW, STOPPED, Limits, Run, WarmReport
-from .sources import (
-    Source,
-    check_takes_nothing,
-    key_of_call,
-    key_of_template,
-    source_of_keys,
-    source_of_pairs,
-)
-from .warmup import Warmup
-
 if TYPE_CHECKING:
     from tiercache.cache import Cache
     from tiercache.decorators import Cached
+
+    from .hot import HotKey
+    from .run import Run, WarmReport
+    from .sources import Source
+    from .warmup import Warmup
 
 log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Callable[[], Any])  # a source: a cached function takes arguments
 
+ERRORS_IN_A_ROW = 20  # after which it is not the keys' fault
 CLOSE_SECONDS = 5.0  # that a close waits for loads of warming under way
 
 
@@ -90,6 +86,8 @@ class Warming:
             ConfigurationError: If the function is not cached here, the source takes arguments, or
                 the source is async and the function is not.
         """
+        from .sources import check_takes_nothing
+
         cached = None if function is None else self._cached_of(function)
         if function is not None and cached is None:
             check_takes_nothing(function)
@@ -130,8 +128,8 @@ class Warming:
             ConfigurationError: If an option is illegal, or a source returns no items.
             Exception: What a source raises.
         """
-        limits = Limits.of(concurrency, rate_limit, deadline, stop_on_errors)
-        return self._warm(Run(limits), self._warm_sources, progress=progress)
+        run = _new_run(concurrency, rate_limit, deadline, stop_on_errors)
+        return self._warm(run, self._warm_sources, progress=progress)
 
     async def awarm(
         self,
@@ -143,8 +141,8 @@ class Warming:
         stop_on_errors: int | None = ERRORS_IN_A_ROW,
     ) -> WarmReport:
         """Do what ``warm`` does, awaited: async functions in this loop, others in threads."""
-        limits = Limits.of(concurrency, rate_limit, deadline, stop_on_errors)
-        return await self._awarm(Run(limits), self._warm_sources, progress=progress)
+        run = _new_run(concurrency, rate_limit, deadline, stop_on_errors)
+        return await self._awarm(run, self._warm_sources, progress=progress)
 
     def start_warming(
         self,
@@ -159,14 +157,15 @@ class Warming:
 
         ``close`` stops it.
         """
-        run = Run(Limits.of(concurrency, rate_limit, deadline, stop_on_errors))
-        work = partial(self._warm, run, list(self._warm_sources), progress=progress)
-        return self._started(Warmup(run, work, self.name))
+        run = _new_run(concurrency, rate_limit, deadline, stop_on_errors)
+        return self._started(run, list(self._warm_sources), progress=progress)
 
     # Hot keys
 
     def hottest(self, count: int) -> list[HotKey]:
         """Return the keys in L1 with most hits, at most so many, hottest first."""
+        from .hot import hottest
+
         return hottest(self._cache, count)
 
     def rewarm(self, hot: Iterable[HotKey], *, concurrency: int = 8) -> WarmReport:
@@ -174,25 +173,23 @@ class Warming:
 
         Keys of async functions are only promoted; ``arewarm`` loads them, too.
         """
-        sources = sources_of(self._cache, hot, self._spec(None, ()), loads_async=False)
-        return self._warm(Run(Limits.of(concurrency, None, None, None)), sources, progress=False)
+        sources = self._hot_sources(hot, loads_async=False)
+        return self._warm(_new_run(concurrency), sources, progress=False)
 
     async def arewarm(self, hot: Iterable[HotKey], *, concurrency: int = 8) -> WarmReport:
         """Do what ``rewarm`` does, awaited."""
-        sources = sources_of(self._cache, hot, self._spec(None, ()), loads_async=True)
-        run = Run(Limits.of(concurrency, None, None, None))
-        return await self._awarm(run, sources, progress=False)
+        sources = self._hot_sources(hot, loads_async=True)
+        return await self._awarm(_new_run(concurrency), sources, progress=False)
 
     def start_rewarming(self, hot: Iterable[HotKey], concurrency: int = 8) -> Warmup:
         """Do what ``rewarm`` does in the background."""
-        run = Run(Limits.of(concurrency, None, None, None))
-        sources = sources_of(self._cache, hot, self._spec(None, ()), loads_async=False)
-        return self._started(
-            Warmup(run, partial(self._warm, run, sources, progress=False), self.name)
-        )
+        run = _new_run(concurrency)
+        return self._started(run, self._hot_sources(hot, loads_async=False), progress=False)
 
     def function_names(self) -> set[str]:
         """Return what hot keys call the functions decorated with this cache so far."""
+        from .hot import name_of
+
         return set(map(name_of, self._cache.functions()))
 
     def stop_warming(self) -> None:
@@ -217,7 +214,15 @@ class Warming:
     def _warmups(self) -> list[Warmup]:
         return []
 
-    def _started(self, warmup: Warmup) -> Warmup:
+    def _hot_sources(self, hot: Iterable[HotKey], *, loads_async: bool) -> list[Source]:
+        from .hot import sources_of
+
+        return sources_of(self._cache, hot, self._spec(None, ()), loads_async=loads_async)
+
+    def _started(self, run: Run, sources: list[Source], *, progress: bool | None) -> Warmup:
+        from .warmup import Warmup
+
+        warmup = Warmup(run, partial(self._warm, run, sources, progress=progress), self.name)
         self._warmups[:] = [each for each in self._warmups if not each.is_ready]
         self._warmups.append(warmup)
         return warmup
@@ -249,6 +254,8 @@ class Warming:
             raise ConfigurationError(
                 f"{cached[0].maker.name} has its own key, ttl and tags; leave them out of warmer()"
             )
+        from .sources import key_of_call, source_of_keys, source_of_pairs
+
         if not values:
             return source_of_keys(*cached, produce)
         return source_of_pairs(produce, lambda: cached[0].spec, key_of_call(*cached))
@@ -256,10 +263,14 @@ class Warming:
     def _source_of_pairs(
         self, produce: Callable[[], Any], key: str | None, ttl: TTL, tags: Tags
     ) -> Source:
+        from .sources import key_of_template, source_of_pairs
+
         self._spec(ttl, tags)  # raises here if an option is illegal
         return source_of_pairs(produce, lambda: self._spec(ttl, tags), key_of_template(key))
 
     def _warm(self, run: Run, sources: Sequence[Source], *, progress: bool | None) -> WarmReport:
+        from .progress import progress_of
+
         with progress_of(run, self.name, wanted=progress) as shown:
             try:
                 for source in list(sources):
@@ -282,6 +293,7 @@ class Warming:
     ) -> WarmReport:
         from .async_driver import in_a_thread, warm_async
         from .drivers import warm_blocking
+        from .progress import progress_of
 
         with progress_of(run, self.name, wanted=progress) as shown:
             try:
@@ -306,11 +318,23 @@ class Warming:
         return report
 
 
+def _new_run(
+    concurrency: int,
+    rate_limit: float | None = None,
+    deadline: Duration | None = None,
+    stop_on_errors: int | None = None,
+) -> Run:
+    from .run import Limits, Run
+
+    return Run(Limits.of(concurrency, rate_limit, deadline, stop_on_errors))
+
+
 def _in_a_loop(cache: Cache, source: Source, run: Run, show: Callable[[], None]) -> None:
     """Warm an async function in an event loop of its own, which needs a thread of its own."""
     import asyncio
 
     from .async_driver import warm_async
+    from .run import STOPPED
 
     errors: list[BaseException] = []
 

@@ -13,7 +13,6 @@ from tiercache.ttl import Duration, optional_seconds
 
 log = logging.getLogger(__name__)
 
-ERRORS_IN_A_ROW = 20  # after which it is not the keys' fault
 BURST_SECONDS = 0.02  # of a rate, whose loads may begin together
 
 DEADLINE = "deadline"

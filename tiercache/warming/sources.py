@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def source_of_pairs(
 
     def job(pair: Any) -> Job:
         try:
-            item, value = pair
+            item, value = [pair] if isinstance(pair, str) else pair  # "no" is a key, not a pair
         except (TypeError, ValueError):
             raise UncacheableArguments(
                 f"{name}() must yield pairs of a key and its value, got {pair!r}"
@@ -181,6 +181,8 @@ def checked_items(source: Source, items: Any, run: Run) -> Any:
         raise ConfigurationError(
             f"the warmer {source.name}() must yield or return items, and returned {items!r}"
         )
+    if source.has_values and isinstance(items, Mapping):
+        items = items.items()
     if isinstance(items, Sized):
         run.expect(len(items))
     return items
