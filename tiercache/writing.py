@@ -7,9 +7,8 @@ is owed to it, and to the other processes (see l2.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from .entry import Entry, Life, entry_of
 from .flow import Flow
@@ -19,6 +18,9 @@ from .spec import Spec
 from .telemetry import NO_STEP, Step
 from .tiers.memory import Removed
 from .tiers.store import Item, Stored
+
+#: Brings L1 in line with a key; told whether no other write of it overlapped.
+Settle: TypeAlias = Callable[[str, bool], list[Removed]]
 
 
 class Writing:
@@ -173,20 +175,39 @@ class Writing:
         if l2.debts and self.flow.bus is not None:
             self.flow.bus.start()
 
-    @contextmanager
-    def fenced(
-        self, keys: Sequence[str], settle: Callable[[str, bool], list[Removed]]
-    ) -> Iterator[None]:
+    def fenced(self, keys: Sequence[str], settle: Settle) -> Fence:
         """Hold off every other fill of keys, and bring L1 in line at the end."""
-        flow = self.flow
-        unique = list(dict.fromkeys(keys))
+        return Fence(self.flow, list(dict.fromkeys(keys)) if len(keys) > 1 else keys, settle)
+
+
+class Fence:
+    """The time in which nothing else fills some keys: a ``with`` statement.
+
+    Args:
+        flow: Of the cache.
+        keys: Each once.
+        settle: Brings L1 in line with one, at the end; see ``Flights.unfence``.
+    """
+
+    __slots__ = ("_flow", "_keys", "_removed", "_settle")
+
+    def __init__(self, flow: Flow, keys: Sequence[str], settle: Settle) -> None:
+        self._flow = flow
+        self._keys = keys
+        self._settle = settle
+        self._removed: list[Removed] = []
+
+    def __enter__(self) -> None:
+        flow = self._flow
         if flow.hooks.on_write:
-            flow.hooks.tell_of_write(unique)
-        flow.flights.fence(unique)
-        removed: list[Removed] = []
-        try:
-            yield
-        finally:
-            flow.flights.unfence(unique, lambda key, alone: removed.extend(settle(key, alone)))
-            if flow.memory is not None:
-                flow.memory.bury(removed)
+            flow.hooks.tell_of_write(list(self._keys))
+        flow.flights.fence(self._keys)
+
+    def __exit__(self, *_: object) -> None:
+        flow = self._flow
+        flow.flights.unfence(self._keys, self._settle_one)
+        if flow.memory is not None:
+            flow.memory.bury(self._removed)
+
+    def _settle_one(self, key: str, alone: bool) -> None:
+        self._removed += self._settle(key, alone)

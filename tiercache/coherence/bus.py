@@ -48,9 +48,9 @@ __all__ = ["Bus", "Listener"]
 PATIENCE = 1.0  # seconds that a read waits for messages; each answer, even none, is contact
 LEAST_PATIENCE = 0.05
 WATCH_SHARE = 0.1  # of blind_ttl, between looks at when there was contact last
-#: A process that writes a lot hears its own messages a few at a time: woken for each, its bus's
+#: A process that writes a lot hears its own messages many at a time: woken for each, its bus's
 #: thread would take more of the interpreter than the writes themselves.
-ECHO_SECONDS = 0.002
+ECHO_SECONDS = 0.004
 _CHANGES = (Kind.DELETE, Kind.SET, Kind.EXPIRE, Kind.TAGS, Kind.CLEAR)
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5  # seconds between attempts to read while cut off
 
@@ -190,7 +190,12 @@ class Bus:
         return spans.bus_apply(count) if count else NO_STEP
 
     def _apply_all(self, messages: Sequence[Message]) -> None:
+        # This process's own only wake those who wait. They began to before they asked for what they
+        # wait for, and so before the news of it was read.
+        passed_over = None if self._waits else self._origin
         for message in messages:
+            if message.origin == passed_over:
+                continue
             try:
                 self._apply(message)
             except Exception as error:  # a finalizer of a user's value, say: the bus goes on

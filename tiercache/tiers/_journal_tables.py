@@ -119,6 +119,10 @@ _PUT_OFF: Final = (
     "UPDATE journal_ticket SET worker = NULL, until_ms = ?, boot = ?, tried = ?, attempts = ?"
     " WHERE journal = ? AND key = ?"
 )
+_GIVE_BACK: Final = (
+    "UPDATE journal_ticket SET worker = NULL, until_ms = ?, boot = ?"
+    " WHERE journal = ? AND worker = ?"
+)
 _END: Final = "DELETE FROM journal_ticket WHERE journal = ? AND key = ?"
 _OUTDATE: Final = "UPDATE journal_dead SET is_newest = 0 WHERE journal = ? AND key = ?"
 _BURY: Final = "INSERT INTO journal_dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -298,6 +302,10 @@ class JournalTables:
             else:
                 lost += 1
         return lost
+
+    def leave(self, db: sqlite3.Connection, worker: str) -> None:
+        """Give back what a worker holds, due at once."""
+        db.execute(_GIVE_BACK, (now_ms(), self._boot, self._known(db), worker))
 
     def bury(
         self, db: sqlite3.Connection, worker: str, burials: Sequence[Burial], most: int

@@ -3,9 +3,7 @@
 Its tickets are a stream with a consumer group. All its keys share the hash tag of what the
 namespace shares, so a script may touch them all in Cluster, too. Where entries are on other nodes
 (Cluster), a put invalidates the entry along with the journal's script, and stores the new one
-after it, in a second round trip.
-
-An entry and its operation hold the same payload, which is sent once.
+after it, in a second round trip. See also _redis_journal_put.py.
 """
 
 from __future__ import annotations
@@ -15,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tiercache.errors import ConfigurationError, StoreError
 from tiercache.tiers import _redis_wire as wire
+from tiercache.tiers._redis_journal_put import Puts
 from tiercache.tiers._redis_link import Command
-from tiercache.tiers._redis_scripts import Run, run_all
+from tiercache.tiers._redis_scripts import Run, is_unknown, run_all
 from tiercache.tiers.journal import (
     FORMAT,
     Accepted,
@@ -55,43 +54,43 @@ class JournalPlans:
         self._names = [self._plans.keys.journal(name, part) for part in _PARTS]
         self._format = FORMAT.encode()
         self._keeps_all = _YES if keeps_all else _NO
+        self._puts = Puts(self._plans, self._names, (self._format, self._keeps_all))
         self.label = f"the journal {name!r} in {namespace.label}"
 
     # Accepting
 
     def put(self, draft: Draft, change: Change | None, most: int) -> Plan[Accepted]:
         """Accept an operation and bring its entry in line."""
-        plans = self._plans
-        payload = b"" if change is None or change.item is None else change.item.payload
-        args = [
-            *(self._format, b"%d" % most, self._keeps_all, _YES if draft.deletes else _NO),
-            *(_YES if draft.exists else _NO, wire.encode(draft.key)),
-            *(draft.body[: len(draft.body) - len(payload)], payload),
-            b"%d" % (plans.clock.now_ms() * 1000),
-        ]
         if change is None:
-            (reply,) = yield from run_all([Run("journal_put", self._names, args)])
+            (reply,) = yield from run_all([self._puts.alone(draft, change, most)])
             return self._accepted(reply)
-        if plans.is_cluster:
-            return (yield from self._put_in_cluster(draft, change, args))
-        keys, item = plans.keys, change.item
-        names = [keys.entry(draft.key), keys.lease(draft.key), keys.log, keys.generation]
-        args += plans.entry_args(change.kind, item)
-        if item is not None:
-            names += map(keys.token, item.tags)
-        (reply,) = yield from run_all([Run("journal_put", [*self._names, *names], args)])
-        accepted = self._accepted(reply)
-        if accepted.version is not None:
-            plans.said = reply[2]
-        return accepted
+        if self._plans.is_cluster:
+            return (yield from self._put_in_cluster(draft, change, most))
+        (reply,) = yield from run_all([self._puts.full(draft, change.item, most)])
+        return self.put_as_usual(reply)
 
-    def _put_in_cluster(
-        self, draft: Draft, change: Change, args: Sequence[bytes]
-    ) -> Plan[Accepted]:
+    def usual(self, draft: Draft, change: Change | None, most: int) -> Command | None:
+        """Return the one command of most puts; None where it takes the plan."""
+        plans = self._plans
+        if change is None or plans.is_cluster or not plans.clock.is_known:
+            return None
+        if change.item is not None and change.item.tags:
+            return None
+        return self._puts.usual(draft, change.item, most)
+
+    def put_as_usual(self, reply: Any) -> Accepted:
+        """Return what the reply to the usual command means."""
+        if reply.__class__ is list and reply[0] == 1:
+            self._plans.said = reply[2]
+            return Accepted(int(reply[1]))
+        return self._accepted(reply)
+
+    def _put_in_cluster(self, draft: Draft, change: Change, most: int) -> Plan[Accepted]:
         keys = self._plans.keys
         names = keys.entry(draft.key), keys.lease(draft.key)
         gone = [Command(name, wire.pack(b"UNLINK", name)) for name in names]
-        reply, *removed = yield from run_all([Run("journal_put", self._names, args)], gone)
+        run = self._puts.alone(draft, change, most)
+        reply, *removed = yield from run_all([run], gone)
         accepted = self._accepted(reply)
         self._check(removed, "put")
         if accepted.version is None:
@@ -295,12 +294,22 @@ class RedisJournal:
         """Accept an operation."""
         if not self._is_checked:
             self._check_eviction(self._namespace.drive("put", _memory_info()))
+        command = self._plans.usual(draft, change, most)
+        if command is not None:  # most of what happens: it is done without the plan
+            reply = self._namespace.ask("put", command)
+            if not is_unknown(reply):
+                return self._plans.put_as_usual(reply)
         return self._namespace.drive("put", self._plans.put(draft, change, most))
 
     async def aput(self, draft: Draft, change: Change | None, most: int) -> Accepted:
         """Accept an operation."""
         if not self._is_checked:
             self._check_eviction(await self._namespace.adrive("put", _memory_info()))
+        command = self._plans.usual(draft, change, most)
+        if command is not None:
+            reply = await self._namespace.aask("put", command)
+            if not is_unknown(reply):
+                return self._plans.put_as_usual(reply)
         return await self._namespace.adrive("put", self._plans.put(draft, change, most))
 
     def _check_eviction(self, reply: Any) -> None:

@@ -23,15 +23,16 @@ _PARTS: Final = {
     "renew": ("lease", "renew"),
     "release": ("lease", "release"),
     "lock": ("lease", "lock"),
-    "journal_put": ("seal", "journal", "journal_put"),
-    "journal_take": ("journal", "journal_take"),
-    "journal_done": ("lease", "mend", "journal", "journal_done"),
+    "journal_put": ("journal", "journal_put"),
+    "journal_put_tagged": ("seal", "journal", "journal_put"),
+    "journal_take": ("journal", "journal_tickets", "journal_take"),
+    "journal_done": ("lease", "mend", "journal", "journal_tickets", "journal_done"),
     "mend_entry": ("lease", "mend", "mend_entry"),
-    "journal_retry": ("journal", "journal_retry"),
-    "journal_bury": ("journal", "journal_bury"),
-    "journal_revive": ("journal", "journal_revive"),
-    "journal_discard": ("journal", "journal_discard"),
-    "journal_leave": ("journal", "journal_leave"),
+    "journal_retry": ("journal", "journal_tickets", "journal_retry"),
+    "journal_bury": ("journal", "journal_tickets", "journal_bury"),
+    "journal_revive": ("journal", "journal_tickets", "journal_revive"),
+    "journal_discard": ("journal", "journal_tickets", "journal_discard"),
+    "journal_leave": ("journal", "journal_tickets", "journal_leave"),
 }
 
 
@@ -80,10 +81,10 @@ def run_all(runs: Sequence[Run], after: Sequence[Command] = ()) -> Step:
     follows is sent again then, so it must bear that.
     """
     replies = yield [*(run.by_digest() for run in runs), *after]
-    if not any(map(_is_unknown, replies[: len(runs)])):
+    if not any(map(is_unknown, replies[: len(runs)])):
         return replies
     known = {
-        index: reply for index, reply in enumerate(replies[: len(runs)]) if not _is_unknown(reply)
+        index: reply for index, reply in enumerate(replies[: len(runs)]) if not is_unknown(reply)
     }
     rest = [index for index in range(len(runs)) if index not in known]
     again = yield [*(runs[index].by_text() for index in rest), *after]
@@ -91,5 +92,6 @@ def run_all(runs: Sequence[Run], after: Sequence[Command] = ()) -> Step:
     return [*(known[index] for index in range(len(runs))), *again[len(rest) :]]
 
 
-def _is_unknown(reply: object) -> bool:
+def is_unknown(reply: object) -> bool:
+    """Whether a server does not know the script that it was to run."""
     return isinstance(reply, Exception) and "NOSCRIPT" in f"{type(reply).__name__} {reply}".upper()

@@ -131,7 +131,8 @@ class SQLiteJournal:
         return self._do("bury", lambda tables, db: tables.bury(db, worker, burials, most))
 
     def leave(self, worker: str) -> None:
-        """Do nothing: what a worker holds is all that the tables know of it."""
+        """Give back what a worker holds; that is all that the tables know of it."""
+        self._do("leave", lambda tables, db: tables.leave(db, worker))
 
     def dead(self, most: int) -> Sequence[Buried]:
         """Return the oldest dead letters."""

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from tiercache.tiers._sqlite_base import encode, snapshot
+from tiercache.tiers._sqlite_base import encode
 from tiercache.tiers.store import Kind, LogGap, Message
 
 NAMES_PER_MESSAGE: Final = 500
@@ -25,8 +25,14 @@ _ADVANCE: Final = (
 _TRIM: Final = "DELETE FROM log WHERE space = ? AND id <= ? RETURNING length(message)"
 _TRIMMED: Final = "UPDATE space SET trimmed = ?, log_bytes = log_bytes - ? WHERE id = ?"
 _LARGEST: Final = "SELECT id, trimmed, last FROM space ORDER BY log_bytes DESC LIMIT 1"
-_SPACE: Final = "SELECT id, last, trimmed FROM space WHERE name = ?"
-_READ: Final = "SELECT id, message FROM log WHERE space = ? AND id > ? ORDER BY id LIMIT ?"
+#: One statement, which SQLite answers as of one moment. Between statements Python lets go of its
+#: lock and may wait for milliseconds to have it back, in each of many steps.
+_NEWS: Final = """
+    SELECT id, last, trimmed, (
+        SELECT group_concat(message) FROM (
+            SELECT message FROM log WHERE log.space = space.id AND log.id > ? ORDER BY id LIMIT ?
+        )
+    ) FROM space WHERE name = ?"""
 
 
 class Position(NamedTuple):
@@ -88,16 +94,15 @@ def read(db: sqlite3.Connection, name: str, position: Position) -> tuple[list[Me
     Raises:
         LogGap: If the log does not reach back to the position.
     """
-    with snapshot(db):
-        space, last, trimmed = db.execute(_SPACE, (encode(name),)).fetchone() or (None, 0, 0)
-        if space != position.space or trimmed > position.number:
-            raise LogGap(f"the log of {name!r} goes back to {space}-{trimmed}, not to {position}")
-        if last == position.number:
-            return [], position
-        rows = db.execute(_READ, (*position, _MOST_AT_ONCE)).fetchall()
-    return [_message(text) for _, text in rows], position._replace(number=rows[-1][0])
+    row = db.execute(_NEWS, (position.number, _MOST_AT_ONCE, encode(name))).fetchone()
+    space, last, trimmed, texts = row or (None, 0, 0, None)
+    if space != position.space or trimmed > position.number:
+        raise LogGap(f"the log of {name!r} goes back to {space}-{trimmed}, not to {position}")
+    if last == position.number:
+        return [], position
+    messages = [_message(*each) for each in json.loads(f"[{texts}]")]
+    return messages, position._replace(number=position.number + len(messages))
 
 
-def _message(text: str) -> Message:
-    kind, origin, *names = json.loads(text)
-    return Message(Kind(kind), origin, tuple(names))
+def _message(kind: str, origin: str, *names: str) -> Message:
+    return Message(Kind(kind), origin, names)

@@ -217,7 +217,10 @@ class Journal(Protocol):
         """
 
     def leave(self, worker: str) -> None:
-        """Forget a worker that holds nothing, and others that have held nothing for an hour."""
+        """Give back what a worker holds, and forget it.
+
+        So are others forgotten that have held nothing for an hour.
+        """
 
     # Dead letters
 

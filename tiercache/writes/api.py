@@ -62,7 +62,8 @@ class Behind:
                 cache has one write-behind of a template, whatever its name.
             ttl: Of the entries that puts make, by default the cache's.
             tags: Of the entries that puts make.
-            max_batch: How many operations the writer gets at most; as many are handed over at once.
+            max_batch: How many operations the writer gets at most; as many, or ``max_pending`` if
+                that is less, are handed over at once.
             max_delay: How long fewer wait for more.
             merge: Whether only the newest operation of a key is written; False: all, in order.
             max_pending: How many keys (operations, without merge) may wait, and as many dead

@@ -174,7 +174,8 @@ class WriteBehind(DeadLetters):
             accepted = await self._write_when_there_is_room(port, write, accepted.depth)
         assert accepted.version is not None
         self._counts.add("puts")
-        self._bell.ring(write.draft.key)
+        if self._crew.size:  # else nobody would hear it
+            self._bell.ring(write.draft.key)
         return accepted.version
 
     async def _offer(self, port: Port, write: Write) -> Accepted:

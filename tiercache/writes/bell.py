@@ -35,6 +35,7 @@ class Bell:
         self._put: set[str] = set()  # keys put since the last take
         self._cold = 0  # how many of them are not hot
         self._hot: set[str] = set()
+        self._is_rung = False  # since the last take
         self._hurries = 0  # how many wait for a flush
         self._is_stopped = False
 
@@ -44,14 +45,23 @@ class Bell:
         return 0.0 if self._hurries else self._max_delay
 
     def ring(self, key: str) -> None:
-        """Note that an operation was accepted."""
+        """Note that an operation was accepted.
+
+        The first since the last take says when the next one is due; of the others only that which
+        fills the batch.
+        """
         with self._rung:
+            is_first = not self._is_rung
+            self._is_rung = True
             if not self._merges:
                 self._cold += 1
             elif key not in self._put:
                 self._put.add(key)
                 self._cold += key not in self._hot
-            self._set(0.0 if self._cold >= self._max_batch else self._max_delay)
+            if self._cold >= self._max_batch:
+                self._set(0.0)
+            elif is_first:
+                self._set(self._max_delay)
 
     def force(self) -> None:
         """Have a worker look now."""
@@ -79,6 +89,7 @@ class Bell:
                 if left <= 0:
                     self._due = time.monotonic() + POLL_SECONDS
                     self._hot, self._put, self._cold = self._put, set(), 0
+                    self._is_rung = False
                     return True
                 self._rung.wait(left)
             return False

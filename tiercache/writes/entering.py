@@ -7,13 +7,15 @@ it, both tiers are left without the key, and the caller is told.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiercache.entry import Entry, Life, entry_of
 from tiercache.errors import StoreError, WriteFailed
 from tiercache.tiers.journal import Accepted, Change, Draft, Journal
-from tiercache.tiers.store import Item, Kind
+from tiercache.tiers.store import Item, Kind, StoreBusy
 from tiercache.writes.operation import new_head
+from tiercache.writing import Fence
 
 if TYPE_CHECKING:
     from tiercache.flow import Flow
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from tiercache.spec import Spec
     from tiercache.tiers.memory import Removed
     from tiercache.writing import Writing
+
+BUSY_SECONDS: Final = 30.0  # that a write waits for a connection, as by default for a full journal
 
 
 class Write(NamedTuple):
@@ -103,7 +107,7 @@ class Entering:
 
         if flow.pauses:
             flow.pauses.end(key)
-        with self._writing.fenced([key], settle):
+        with Fence(flow, (key,), settle):
             accepted = await self._offer(port, write, most)
             if accepted.version is not None:
                 await self._store_beside(port, write)
@@ -115,9 +119,7 @@ class Entering:
             accepted: Accepted = self.journal.put(write.draft, write.change, most)
             return accepted
         try:
-            answer: Accepted = await l2.demand(
-                port, self.journal, "put", write.draft, write.change, most
-            )
+            answer = await self._demand(l2, port, write, most)
         except Exception as error:
             if not isinstance(error, StoreError):  # then nothing has changed
                 raise
@@ -129,6 +131,20 @@ class Entering:
             self._owe(l2, write)
             raise
         return answer
+
+    async def _demand(self, l2: L2, port: Port, write: Write, most: int) -> Accepted:
+        """Offer a write to a journal in L2; while all connections are in use, wait for one."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                answer: Accepted = await l2.demand(
+                    port, self.journal, "put", write.draft, write.change, most
+                )
+            except StoreBusy:  # nothing was sent, after a wait that may end sooner than their turn
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return answer
 
     def _owe(self, l2: L2, write: Write) -> None:
         l2.debts.owe(Kind.DELETE, [write.draft.key])

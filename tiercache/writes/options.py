@@ -62,11 +62,6 @@ def options_of(
     _check_count("workers", workers, 0, "threads of this process; 0: others write")
     if max_attempts is not None:
         _check_count("max_attempts", max_attempts, 1, "attempts; None: as many as it takes")
-    if max_batch > max_pending:
-        raise ConfigurationError(
-            f"max_batch={max_batch} can never be reached with max_pending={max_pending}; "
-            "raise max_pending"
-        )
     if when_full not in ("wait", "raise"):
         raise ConfigurationError(f'when_full must be "wait" or "raise", got {when_full!r}')
     if not workers and not durable:
@@ -75,7 +70,7 @@ def options_of(
             "use durable=True or workers=1"
         )
     return Options(
-        max_batch=max_batch,
+        max_batch=min(max_batch, max_pending),  # a batch that can never be full would only wait
         max_delay=seconds(max_delay, name="max_delay"),
         max_pending=max_pending,
         waits_when_full=when_full == "wait",

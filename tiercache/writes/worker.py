@@ -133,6 +133,8 @@ class Worker:
         rules = self._rules
         self._claimed_at = time.monotonic()
         try:
+            if self._is_in_trouble:  # else what it could not be told of waits for its claim's end
+                self._journal.leave(self.name)
             taken = self._journal.take(
                 self.name, rules.max_batch, rules.claim_seconds, self._bell.patience
             )
@@ -155,7 +157,7 @@ class Worker:
     def _leave(self) -> None:
         try:
             self._journal.leave(self.name)
-        except StoreError as error:
+        except (StoreError, JournalMismatch) as error:
             log.debug("a worker could not take its leave: %s", error)
 
     # A batch
@@ -274,8 +276,12 @@ class Worker:
         By then nothing older stands in L2: the database has the row, so a load brings it.
         """
         payloads = [payload_of(ticket.records[-1]) for ticket in tickets]
-        self._mend(tickets, payloads)
-        lost = set(self._journal.done(self.name, tickets, payloads))
+        try:
+            self._mend(tickets, payloads)
+            lost = set(self._journal.done(self.name, tickets, payloads))
+        except StoreError:
+            self._in_hand.wrote_late(tickets)  # when they come again they are not written again
+            raise
         own = [ticket for ticket in tickets if ticket.id not in lost]
         self._in_hand.settled(own)
         self._counts.add("written", sum(len(ticket.records) for ticket in own))

@@ -1,14 +1,15 @@
 -- Accepts an operation, and brings the key's entry in line, in one step; see journal.lua and, for
--- entries, store.lua. Compares the journal's format and its depth.
+-- the tags of entries, seal.lua. Compares the journal's format and its depth.
 --
--- KEYS: those of a journal; then, where the entry is on this node: entry, lease, log, generation,
+-- KEYS: those of a journal; then, where the entry is on this node: log, generation, entry, lease,
 --       token of each tag
--- ARGV: format, most, 1 if all operations are kept, 1 for a delete, 1 if a row is known, key,
---       head of the body, payload, the server's time in us as the caller knows it; then: what to do with the entry (s or d), life in ms or '',
---       header, length of the log, origin, fresh token, tags
+-- ARGV: format, 1 if all operations are kept, length of the log, origin; then: most, what to do and
+--       whether a row is known (s: put, and store the entry; x: put, and remove the entry; d:
+--       delete; 0 or 1), key, head of the body, payload, the server's time in us as the caller
+--       knows it, in 16 digits, life in ms or '', header, fresh token, tags
 -- Returns {1, version, position in the log or ''} | {0, depth}: full | {-1, format}
 
-local key = ARGV[6]
+local key, payload = ARGV[7], ARGV[9]
 local found = redis.call('HMGET', KEYS[1], 'format', 'last', 'graves', 'k' .. key)
 if found[1] ~= ARGV[1] then
   if found[1] then
@@ -17,25 +18,29 @@ if found[1] ~= ARGV[1] then
   make_journal(KEYS, ARGV[1])
 end
 
-local keeps_all, deletes, old = ARGV[3] == '1', ARGV[4] == '1', found[4]
+local keeps_all, old = ARGV[2] == '1', found[4]
 if keeps_all or not old then
   local depth = redis.call('ZCARD', keeps_all and KEYS[6] or KEYS[2])
-  if depth >= tonumber(ARGV[2]) then
+  if depth >= tonumber(ARGV[5]) then
     return {0, depth}
   end
 end
 
-local exists = ARGV[5] == '1'
+local how = string.sub(ARGV[6], 1, 1)
+local exists = string.sub(ARGV[6], 2) == '1'
 if old and keeps_all then
   exists = string.sub(old, 1, 1) ~= 'd'
 elseif old then
   exists = string.sub(old, 2, 2) == '1'
 elseif #KEYS > 8 and not exists then
-  exists = redis.call('EXISTS', KEYS[9]) == 1
+  exists = redis.call('EXISTS', KEYS[11]) == 1
 end
-local version = digits(math.max(tonumber(ARGV[9]), tonumber(found[2] or 0) + 1))
-local kind = deletes and 'd' or (exists and 'u' or 'c')
-local record = kind .. (exists and '1' or '0') .. version .. ARGV[7] .. ARGV[8]
+local version = ARGV[10]
+if found[2] and found[2] >= version then
+  version = digits(tonumber(found[2]) + 1)
+end
+local kind = how == 'd' and 'd' or exists and 'u' or 'c'
+local record = kind .. (exists and '1' or '0') .. version .. ARGV[8] .. payload
 
 redis.call('HSET', KEYS[1], 'last', version, 'k' .. key, record)
 if keeps_all then
@@ -53,27 +58,34 @@ end
 if #KEYS == 8 then
   return {1, version, ''}
 end
-if ARGV[10] == 's' then
-  local generation, block, life = generation_of(KEYS[12], ARGV[15]), '', ARGV[11]
+if how == 's' then
+  local standing, life, block = redis.call('MGET', KEYS[10], KEYS[12]), ARGV[11], ''
+  local generation = standing[1]
+  if not generation then
+    generation = ARGV[13]
+    redis.call('SET', KEYS[10], generation)
+  end
   if #KEYS > 12 then
-    local tokens = tokens_for(KEYS[11], KEYS, 13, ARGV, 16, '', life, ARGV[15])
+    local tokens = tokens_for(KEYS[9], KEYS, 13, ARGV, 14, '', life, ARGV[13])
     block = struct.pack('>I2', #tokens)
     for i, token in ipairs(tokens) do
-      local tag = ARGV[15 + i]
+      local tag = ARGV[13 + i]
       block = block .. struct.pack('>I2', #tag) .. tag .. token
     end
   end
-  local frame = ARGV[12] .. generation .. block .. ARGV[8]
+  local frame = ARGV[12] .. generation .. block .. payload
   if life == '' then
-    redis.call('SET', KEYS[9], frame)
+    redis.call('SET', KEYS[11], frame)
   else
-    redis.call('SET', KEYS[9], frame, 'PX', life)
+    redis.call('SET', KEYS[11], frame, 'PX', life)
   end
-  redis.call('DEL', KEYS[10])
+  if standing[2] then
+    redis.call('DEL', KEYS[12])
+  end
 else
-  redis.call('UNLINK', KEYS[9], KEYS[10])
+  redis.call('UNLINK', KEYS[11], KEYS[12])
 end
 local position = redis.call(
-  'XADD', KEYS[11], 'MAXLEN', '~', ARGV[13], '*', 'o', ARGV[14], ARGV[10], key
+  'XADD', KEYS[9], 'MAXLEN', '~', ARGV[3], '*', 'o', ARGV[4], how == 's' and 's' or 'd', key
 )
 return {1, version, position}
