@@ -32,6 +32,7 @@ from .runtime import run
 from .short_way import Call, Way, blocking_way, is_plain
 from .spec import MISS, Spec
 from .stats import CacheInfo, Counters
+from .store_way import StoreCall, async_store_way, blocking_store_way, may_hold
 from .ttl import TTL, Duration, optional_seconds
 
 if TYPE_CHECKING:
@@ -270,6 +271,17 @@ class Cached(ABC):
         """Return what answers the calls that the wrapper cannot."""
         cache = self.cache
         flow, memory = cache.flow, cache.memory
+        if flow.l2 is not None and may_hold(flow, self.spec):
+            return self._store_way(
+                StoreCall(
+                    *(flow, flow.l2, self.spec),
+                    text=self.maker.text,
+                    key=self.maker.of,
+                    nearby=self._nearby,
+                    long_way=self._read,
+                    copy=cache.copy,
+                )
+            )
         if memory is None or not is_plain(flow, self.spec):
             return self._slow
         return self._short_way(
@@ -296,12 +308,16 @@ class Cached(ABC):
         """Return what does the same for plain loads."""
 
     @abstractmethod
+    def _store_way(self, call: StoreCall) -> Way:
+        """Return what does the same for values that L2 may hold."""
+
+    @abstractmethod
     def _nearby(self, args: Any, kwargs: Any, key: str) -> Any:
         """Serve a hit in L1, or return MISS."""
 
     @abstractmethod
-    def _read(self, args: Any, kwargs: Any, key: str) -> Any:
-        """Answer a call by a flight."""
+    def _read(self, args: Any, kwargs: Any, key: str, led: Flight | None = None) -> Any:
+        """Answer a call by a flight; or by one that is led already."""
 
 
 class BlockingCached(Cached):
@@ -319,13 +335,17 @@ class BlockingCached(Cached):
     def _nearby(self, args: Any, kwargs: Any, key: str) -> Any:
         return self._found_nearby(self.cache.blocking, args, kwargs, key)
 
-    def _read(self, args: Any, kwargs: Any, key: str) -> Any:
-        flight = run(self.cache.flow.read(self.cache.blocking, self.spec, key, args, kwargs))
+    def _read(self, args: Any, kwargs: Any, key: str, led: Flight | None = None) -> Any:
+        port, flow = self.cache.blocking, self.cache.flow
+        flight = run(flow.read(port, self.spec, key, args, kwargs, led=led))
         value = flight.value if flight.error is None else flight.result()
         return value if self.cache.copy is None else self.cache.copy(value)
 
     def _short_way(self, call: Call) -> Way:
         return blocking_way(call, self.cache.blocking)
+
+    def _store_way(self, call: StoreCall) -> Way:
+        return blocking_store_way(call, self.cache.blocking)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Forget the value for these arguments, in both tiers."""
@@ -387,8 +407,9 @@ class AsyncCached(Cached):
     def _nearby(self, args: Any, kwargs: Any, key: str) -> Any:
         return self._found_nearby(self.cache.asyncio, args, kwargs, key)
 
-    async def _read(self, args: Any, kwargs: Any, key: str) -> Any:
-        flight = await self.cache.flow.read(self.cache.asyncio, self.spec, key, args, kwargs)
+    async def _read(self, args: Any, kwargs: Any, key: str, led: Flight | None = None) -> Any:
+        port, flow = self.cache.asyncio, self.cache.flow
+        flight = await flow.read(port, self.spec, key, args, kwargs, led=led)
         value = flight.value if flight.error is None else flight.result()
         return value if self.cache.copy is None else self.cache.copy(value)
 
@@ -399,6 +420,9 @@ class AsyncCached(Cached):
         if code is None or not code.co_flags & inspect.CO_COROUTINE:
             return self._slow  # it only says that it is async: its awaitable may be of any kind
         return async_way(call, self.cache.asyncio)
+
+    def _store_way(self, call: StoreCall) -> Way:
+        return async_store_way(call, self.cache.asyncio)
 
     async def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Forget the value for these arguments, in both tiers."""

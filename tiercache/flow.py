@@ -19,7 +19,7 @@ from .telemetry import NO_STEP, Step, names
 from .tiers.store import Kind
 
 if TYPE_CHECKING:
-    pass
+    from .tiers.store import Stored
 
 
 _OUTCOMES = {
@@ -45,16 +45,21 @@ class Flow(Loading):
         args: Any = (),
         kwargs: Any = None,
         step: Step | None = None,
+        led: Flight | None = None,
     ) -> Flight:
-        """Return the landed flight that brought the value of a key."""
+        """Return the landed flight that brought the value of a key.
+
+        ``led``: one that this caller leads already, and for which L2 has been asked.
+        """
         if step is None and (spans := self.telemetry.notice()) is not None:
             call = spans.get(spec.function_name, key)
-            return await self._read_traced(call, port, spec, key, args, kwargs)
+            return await self._read_traced(call, port, spec, key, args, kwargs, led)
         while True:
-            flight, leads = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
+            flight, leads = self._board(port, spec, key, led)
+            has_looked, led = led is not None, None
             if leads:
                 try:
-                    await self._lead(port, flight, spec, args, kwargs or {})
+                    await self._lead(port, flight, spec, args, kwargs or {}, has_looked=has_looked)
                 except BaseException as error:
                     # Deep in a recursion there may have been no stack left to land.
                     if port.leads_inline and flight.cancel is None:  # else it is carried beside
@@ -71,12 +76,24 @@ class Flow(Loading):
                     self.tell_answer(step, flight, landed, leads=leads)
                 return landed
 
+    def _board(self, port: Port, spec: Spec, key: str, led: Flight | None) -> tuple[Flight, bool]:
+        if led is not None:
+            return led, True
+        return self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
+
     async def _read_traced(
-        self, step: Step, port: Port, spec: Spec, key: str, args: Any, kwargs: Any
+        self,
+        step: Step,
+        port: Port,
+        spec: Spec,
+        key: str,
+        args: Any,
+        kwargs: Any,
+        led: Flight | None,
     ) -> Flight:
         with step:
             step.answered(names.LOADED)  # so it is where a load asks for its own key
-            landed = await self.read(port, spec, key, args, kwargs, step)
+            landed = await self.read(port, spec, key, args, kwargs, step, led)
             # What a guard raises is its answer, and no failure.
             if landed.error is not None and landed.source is not Source.GUARD:
                 step.failed(landed.error)
@@ -98,11 +115,20 @@ class Flow(Loading):
             self.flights.leave(flight)
         return self.stale_flight(flight, found)
 
-    async def _lead(self, port: Port, flight: Flight, spec: Spec, args: Any, kwargs: Any) -> None:
+    async def _lead(
+        self,
+        port: Port,
+        flight: Flight,
+        spec: Spec,
+        args: Any,
+        kwargs: Any,
+        *,
+        has_looked: bool = False,
+    ) -> None:
         """Bring a flight what is there already, else load."""
         try:
-            value = self.look_nearby(flight)
-            if value is MISS and self.l2 is not None:
+            value = MISS if has_looked else self.look_nearby(flight)
+            if value is MISS and self.l2 is not None and not has_looked:
                 value = await self._look_in_store(port, flight, spec, args, kwargs)
             if value is MISS and spec.keep and flight.stale is None:
                 flight.stale = self.standing(flight.key)
@@ -139,6 +165,12 @@ class Flow(Loading):
         flight.skips_store = not has_answered
         if stored is None:
             return MISS
+        return self.served(port, flight, spec, stored, args, kwargs)
+
+    def served(
+        self, port: Port, flight: Flight, spec: Spec, stored: Stored, args: Any, kwargs: Any
+    ) -> Any:
+        """Return what L2 holds, if it may be served, or MISS; note on the flight what is stale."""
         value = self.promote(flight, spec, stored)
         found = flight.stale
         if value is not MISS or found is None:

@@ -34,7 +34,10 @@ class Hooks:
     def __init__(self, plugins: Iterable[Plugin | str], counters: Counters) -> None:
         if isinstance(plugins, str | Plugin):
             raise ConfigurationError(f"plugins takes several, got {plugins!r}; use [{plugins!r}]")
+        if not isinstance(plugins, Iterable):
+            raise ConfigurationError(f"plugins takes several, got {plugins!r}; () is for none")
         self.plugins = tuple(map(_checked, plugins))
+        _check_once(self.plugins)
         _check_roles(self.plugins)
         self._counters = counters
         self.guards = tuple(plugin for plugin in self.plugins if _overrides(plugin, "admits"))
@@ -197,6 +200,12 @@ def _check_name(plugin: Plugin, name: str) -> None:
             f"{type(plugin).__name__}.{name} is no hook and would never be called; {hint}? "
             f"A method of your own: rename it, or begin it with _"
         )
+
+
+def _check_once(plugins: Sequence[Plugin]) -> None:
+    for place, plugin in enumerate(plugins):
+        if any(plugin is other for other in plugins[:place]):
+            raise ConfigurationError(f"plugins has {plugin!r} twice; remove one of them")
 
 
 def _check_roles(plugins: Sequence[Plugin]) -> None:

@@ -323,6 +323,10 @@ class L2:
         else:
             await port.ask(self.namespace, "delete", owed.names)
 
+    def read_failed(self, error: Exception, key: str, seconds: float) -> None:
+        """Count a read that failed."""
+        self._failed("read", error, key, seconds)
+
     def _failed(self, operation: str, error: Exception, key: str, seconds: float) -> None:
         """Count a failure."""
         self._counters.store_errors += 1

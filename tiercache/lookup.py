@@ -20,6 +20,7 @@ from .runtime import Port
 from .singleflight import Flight, Source
 from .spec import MISS, Spec
 from .telemetry import NO_STEP, names
+from .tiers.columns import Columns
 
 if TYPE_CHECKING:
     from .tiers.store import Stored
@@ -107,6 +108,10 @@ class Lookup(Nearby):
         stale: dict[str, Standing] | None = None,
     ) -> dict[str, Any]:
         """Decode what L2 had and put it in L1, unless a write came between; return the values."""
+        if isinstance(found, Columns):
+            usual = self._keep_usual(spec, era, keys, found)
+            if usual is not None:
+                return usual
         values: dict[str, Any] = {}
         entries: list[Entry] = []
         now, longest, memory = self.time(), self._longest(), self.memory
@@ -141,6 +146,23 @@ class Lookup(Nearby):
         spec.counters.hits_l2 += len(values)
         spec.counters.misses += len(keys) - len(values)
         return values
+
+    def _keep_usual(
+        self, spec: Spec, era: int, keys: Sequence[str], found: Columns
+    ) -> dict[str, Any] | None:
+        """Do what ``_keep_found`` does in half the time, where all is as usual; else None."""
+        held = found.held(keys)
+        values = self.codec.decode_many(held, found.payloads, schema=spec.schema)
+        if values is None:
+            return None
+        if self.memory is not None:
+            now, longest = self.time(), self._longest()
+            rows = zip(held, values, found.lives, strict=True)
+            entries = [Entry(key, value, now + min(left, longest)) for key, value, left in rows]
+            self._put_found(era, entries)
+        spec.counters.hits_l2 += len(held)
+        spec.counters.misses += len(keys) - len(held)
+        return dict(zip(held, values, strict=True))
 
     def _keep_lasting(
         self,
@@ -198,11 +220,18 @@ class Lookup(Nearby):
 
         A stale one is noted on the flight, and kept.
         """
-        value, life = self.readable(spec, flight.key, stored)
-        if value is MISS:
+        payload, remaining, tags = stored
+        try:
+            value, stale_for, _, record = self.codec.decode(flight.key, payload, schema=spec.schema)
+        except DecodeError:
+            self._note_unreadable(spec, flight.key)
             return MISS
-        self.put(flight, spec, value, life)
-        if life.is_stale:
+        life = _left(remaining, stale_for, tags, record)
+        if life is None:
+            return MISS
+        if self.memory is not None:
+            self.put(flight, spec, value, life)
+        if stale_for and life.is_stale:
             flight.stale = self._gone_stale(value, life)
             return MISS
         flight.source = source

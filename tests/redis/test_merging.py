@@ -13,7 +13,7 @@ import pytest
 from tests.servers import Proxy
 from tests.waiting import until
 from tiercache.errors import StoreError, StoreTimeout
-from tiercache.tiers.merging import MAX_BATCH, MergedTasks, MergedThreads
+from tiercache.tiers.merging import LONE_READS, MAX_BATCH, MergedTasks, MergedThreads
 from tiercache.tiers.redis import Redis
 from tiercache.tiers.store import Item
 
@@ -129,7 +129,7 @@ class TestThreads:
         began = time.monotonic()
         late = pool.submit(wire.merged.read, "late")
         assert isinstance(late.exception(10), StoreTimeout)
-        assert 0.2 < time.monotonic() - began < 2
+        assert 0.2 < time.monotonic() - began < 5
         fresh = pool.submit(wire.merged.read, "fresh")
         assert wire.started.acquire(timeout=10)  # it went out although "stuck" is still out
         wire.gate.release(2)
@@ -140,7 +140,7 @@ class TestThreads:
 
     def test_a_batch_that_waited_gets_less_time(self, pool):
         """Patience counts from arrival: the batch's budget is what is left of the timeout."""
-        wire = Wire(timeout=1.0)
+        wire = Wire(timeout=2.0)
         first = pool.submit(wire.merged.read, "first")
         assert wire.started.acquire(timeout=10)
         second = pool.submit(wire.merged.read, "second")
@@ -149,7 +149,7 @@ class TestThreads:
         wire.gate.release(2)
         first.result(10)
         second.result(10)
-        assert 0.25 <= wire.budgets[1] <= 0.6
+        assert 0 < wire.budgets[1] <= 1.6
 
     def test_a_batch_is_bounded(self, monkeypatch, pool):
         """More readers than fit wait for the batch after."""
@@ -288,6 +288,109 @@ class TestTasks:
         assert sizes == [MAX_BATCH, 10]
 
 
+class Starting:
+    """Reads that are begun by a call, and end when a test says so."""
+
+    def __init__(self):
+        self.batches = []
+        self.tells = []
+        self.fetched = []
+        self.can_start = True
+        self.merged = MergedTasks(self.fetch, 1.0, self.start)
+
+    def start(self, keys, budget, tell):
+        if not self.can_start:
+            return False
+        self.batches.append(keys)
+        self.tells.append(tell)
+        return True
+
+    async def fetch(self, keys, budget):
+        self.fetched.append(keys)
+        return [key.upper() for key in keys]
+
+    async def until_started(self, count):
+        while len(self.batches) < count:
+            await asyncio.sleep(0)
+
+
+class TestStarted:
+    async def test_it_needs_no_task(self):
+        """Where reading can be begun by a call, no task is made, and none awaits."""
+        wire = Starting()
+        readers = [wire.merged.read(key) for key in "ab"]
+        await wire.until_started(1)
+        assert wire.batches == [["a", "b"]]
+        assert len(asyncio.all_tasks()) == 1
+        later = wire.merged.read("c")
+        wire.tells[0](["A", "B"])
+        assert await asyncio.gather(*readers) == ["A", "B"]
+        assert wire.batches[1:] == [["c"]]
+        wire.tells[1](StoreTimeout("too late"))
+        with pytest.raises(StoreTimeout):
+            await later
+
+    async def test_what_is_left_to_do_is_done_in_a_task(self):
+        """An outcome may be what is to be awaited; readers that are gone need no more of it."""
+        wire = Starting()
+        for is_gone in (False, True):
+            reader = wire.merged.read("a")
+            await wire.until_started(len(wire.tells) + 1)
+            if is_gone:
+                reader.cancel()
+            wire.tells[-1](lambda: wire.fetch(["a"], None))
+            if not is_gone:
+                assert await reader == "A"
+        assert wire.fetched == [["a"]]
+        assert wire.merged.read("next") is not None
+        await wire.until_started(3)
+
+    async def test_where_it_cannot_be_begun_a_task_does_it(self):
+        """And so it does where beginning it comes to grief."""
+        wire = Starting()
+        wire.can_start = False
+        assert await wire.merged.read("a") == "A"
+        wire.can_start = True
+        wire.batches = None  # so that the next one raises
+        assert await wire.merged.read("b") == "B"
+        assert wire.fetched == [["a"], ["b"]]
+
+    async def test_after_lone_reads_the_next_goes_out_at_once(self):
+        """Without waiting for company; once there was some, reads of one turn go together again."""
+        wire = Starting()
+        for number in range(LONE_READS):
+            reader = wire.merged.read("a")
+            assert len(wire.batches) == number
+            await wire.until_started(number + 1)
+            wire.tells[-1](["A"])
+            assert await reader == "A"
+        first = wire.merged.read("first")
+        assert wire.batches[LONE_READS:] == [["first"]]
+        others = [wire.merged.read(key) for key in "bc"]
+        wire.tells[-1](["FIRST"])
+        assert wire.batches[LONE_READS + 1 :] == [["b", "c"]]
+        wire.tells[-1](["B", "C"])
+        assert await asyncio.gather(first, *others) == ["FIRST", "B", "C"]
+        wire.batches.clear()
+        readers = [wire.merged.read(key) for key in "de"]
+        await wire.until_started(1)
+        assert wire.batches == [["d", "e"]]
+        wire.tells[-1](["D", "E"])
+        assert await asyncio.gather(*readers) == ["D", "E"]
+
+    async def test_a_runner_cancelled_before_it_began_strands_nobody(self):
+        """Its readers are told, and the next read goes out."""
+        wire = Starting()
+        wire.can_start = False
+        reader = wire.merged.read("a")
+        while wire.merged._runner is None:
+            await asyncio.sleep(0)
+        wire.merged._runner.cancel()
+        with pytest.raises(StoreError, match="cancelled"):
+            await reader
+        assert await wire.merged.read("b") == "B"
+
+
 class TestOnServer:
     def test_a_lone_read_is_one_command(self, server, space):
         """Reads one after another are an MGET each, of entry and generation."""
@@ -336,7 +439,14 @@ class TestOnServer:
         began = time.monotonic()
         errors = [pool.submit(space.read, f"{n}") for n in range(20)]
         assert {type(each.exception(10)) for each in errors} == {StoreTimeout}
-        assert time.monotonic() - began < 0.3 * 2
+        assert time.monotonic() - began < 3  # one after the other would take six
         own_server.thaw()
-        assert bytes(space.read("1").payload) == b"1"
+        until(lambda: _payload(space, "1") == b"1")
         store.close()
+
+
+def _payload(space, key):
+    try:
+        return bytes(space.read(key).payload)
+    except StoreTimeout:
+        return None

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from weakref import WeakSet
 
 from tiercache.errors import StoreError, StoreTimeout
+from tiercache.tiers.columns import Columns
 from tiercache.tiers.store import Claim, Message, Namespace, Store, Stored, Tail
 
 __all__ = ["FaultyStore"]
@@ -228,7 +229,7 @@ class _FaultyTail:
 
 
 def _replaced(answer: Any, garbage: bytes) -> Any:
-    if isinstance(answer, list):
+    if isinstance(answer, list | Columns):
         return [_replaced(each, garbage) for each in answer]
     if isinstance(answer, Stored):
         return answer._replace(payload=garbage)

@@ -26,6 +26,7 @@ from tiercache.tiers._redis_asking import (
 )
 from tiercache.tiers._redis_async import AsyncLink
 from tiercache.tiers._redis_blocking import BlockingLink, Turn
+from tiercache.tiers._redis_channel import AsyncTurn
 from tiercache.tiers._redis_errors import translate
 from tiercache.tiers._redis_slots import Journey, Stop
 from tiercache.tiers.store import StoreBusy
@@ -33,7 +34,7 @@ from tiercache.tiers.store import StoreBusy
 if TYPE_CHECKING:
     import redis
 
-    from tiercache.tiers._redis_link import Command, NodeName
+    from tiercache.tiers._redis_link import Command, NodeName, Told
     from tiercache.tiers._redis_settings import ClusterEndpoint
 
 _MAX_ROUNDS: Final = 6  # the first, and redirections
@@ -268,6 +269,12 @@ class AsyncCluster(_Nodes[AsyncLink]):
             failure = translate(error, self._label, operation, self._timeout, self._secrets)
         raise failure
 
+    def start(
+        self, operation: str, request: bytes, replies: int, budget: float | None, done: Told
+    ) -> bool:
+        """Start nothing: a read visits several nodes."""
+        return False
+
     async def nodes(self) -> list[NodeName]:
         """Return the masters."""
         await self._look_at_map(self._deadline(None))
@@ -293,7 +300,7 @@ class AsyncCluster(_Nodes[AsyncLink]):
 
     async def _visit(self, journey: Journey, operation: str, deadline: float) -> None:
         """Go to all stops at once; then raise the first failure, if any."""
-        under_way: list[tuple[Stop, AsyncLink, Turn]] = []
+        under_way: list[tuple[Stop, AsyncLink, AsyncTurn]] = []
         failure = None
         try:
             for stop in journey.stops():

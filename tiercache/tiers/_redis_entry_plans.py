@@ -11,7 +11,6 @@ what they share (generation, tokens, log), and the steps follow one another.
 
 from __future__ import annotations
 
-import random
 import secrets
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -74,9 +73,20 @@ class EntryPlans:
 
     # Reading
 
-    def read(self, keys: Sequence[str], tags: Sequence[str]) -> Plan[list[Stored | None]]:
+    def read(self, keys: Sequence[str], tags: Sequence[str]) -> Plan[Sequence[Stored | None]]:
         """Read entries with the tokens that tell whether they are valid."""
-        raws, generation, tokens = yield from self._read(keys, tags)
+        era = self._era
+        if self._is_cluster:
+            raws, shared = yield from self._read_in_cluster(keys, tags)
+        else:
+            (reply,) = yield [Command(None, self.keys.pack_mget(keys, tags))]
+            raws, shared = self._parted(reply, keys, tags)
+        return (yield from self._found(raws, shared, tags, era))
+
+    def _found(
+        self, raws: Sequence[Any], shared: Sequence[Any], tags: Sequence[str], era: int
+    ) -> Plan[Sequence[Stored | None]]:
+        generation, tokens = _token(shared[0]), self._learn(shared, tags, era)
         result = wire.unpack(raws, generation, tokens, self.clock)
         if result.unsure:
             more = list(result.unsure)
@@ -85,35 +95,54 @@ class EntryPlans:
         self.foreign += result.foreign
         return result.found
 
-    def plain(self, replies: Sequence[Any]) -> Stored | None:
+    def _parted(
+        self, reply: Any, keys: Sequence[str], tags: Sequence[str]
+    ) -> tuple[list[Any], list[Any]]:
+        values = self._list(reply, len(keys) + len(tags) + 1, "read")
+        return values[: len(keys)], values[len(keys) :]
+
+    def _read_in_cluster(
+        self, keys: Sequence[str], tags: Sequence[str]
+    ) -> Plan[tuple[list[Any], list[Any]]]:
+        get = [Command(name, wire.pack(b"GET", name)) for name in map(self.keys.entry, keys)]
+        replies = yield [*get, self._mget_shared(tags)]
+        raws = [None if _is_wrong_type(raw) else raw for raw in replies[:-1]]
+        shared = self._list(replies[-1], len(tags) + 1, "read")
+        for raw in raws:
+            self._refuse(raw, "read")
+        return raws, shared
+
+    # The same where everything is on one node, and for entries whose usual kind needs no plan
+
+    def question(self, keys: Sequence[str], tags: Sequence[str]) -> tuple[bytes, int]:
+        """Return the command that reads entries, and the era in which it is sent."""
+        return self.keys.pack_mget(keys, tags), self._era
+
+    def answer(
+        self, reply: Any, keys: Sequence[str], tags: Sequence[str], era: int
+    ) -> Sequence[Stored | None] | Plan[Sequence[Stored | None]]:
+        """Return the entries that the reply to a question tells, or the plan to find out more.
+
+        Raises:
+            StoreError: If the server refused.
+        """
+        if len(keys) == 1 and not tags and (stored := self.plain(reply)) is not None:
+            return (stored,)
+        raws, shared = self._parted(reply, keys, tags)
+        result = wire.unpack(raws, _token(shared[0]), self._learn(shared, tags, era), self.clock)
+        if result.unsure:
+            return self._found(raws, shared, tags, era)
+        self.foreign += result.foreign
+        return result.found
+
+    def plain(self, reply: Any) -> Stored | None:
         """Return the entry of a lone read, if it is a small and valid one without tags.
 
         None says nothing: the plan will.
         """
-        if self._is_cluster:
+        if reply.__class__ is not list or len(reply) != 2:
             return None
-        values = replies[0]
-        if not isinstance(values, list) or len(values) != 2:
-            return None
-        raw, generation = values
-        return wire.unpack_plain(raw, generation, self.clock)
-
-    def _read(
-        self, keys: Sequence[str], tags: Sequence[str]
-    ) -> Plan[tuple[list[Any], bytes | None, dict[str, bytes | None]]]:
-        era = self._era
-        if self._is_cluster:
-            get = [Command(name, wire.pack(b"GET", name)) for name in map(self.keys.entry, keys)]
-            replies = yield [*get, self._mget_shared(tags)]
-            raws = [None if _is_wrong_type(raw) else raw for raw in replies[:-1]]
-            shared = self._list(replies[-1], len(tags) + 1, "read")
-            for raw in raws:
-                self._refuse(raw, "read")
-        else:
-            (reply,) = yield [Command(None, self.keys.pack_mget(keys, tags))]
-            values = self._list(reply, len(keys) + len(tags) + 1, "read")
-            raws, shared = values[: len(keys)], values[len(keys) :]
-        return raws, _token(shared[0]), self._learn(shared, tags, era)
+        return wire.unpack_plain(reply[0], reply[1], self.clock)
 
     def _mget_shared(self, tags: Sequence[str]) -> Command:
         generation = self.keys.generation
@@ -208,6 +237,11 @@ class EntryPlans:
         return b"%d" % self._log_length
 
     @property
+    def origin(self) -> bytes:
+        """What marks our messages, for a script."""
+        return self._origin
+
+    @property
     def _log_args(self) -> tuple[bytes, bytes]:
         return self.log_length, self._origin
 
@@ -251,15 +285,6 @@ class EntryPlans:
         header = wire.header(item.ttl, self.clock, tagged=bool(item.tags))
         block = wire.tag_block({tag: tokens[tag] for tag in item.tags})
         return header + generation + block + item.payload
-
-    def entry_args(self, kind: Kind, item: Item | None) -> list[bytes]:
-        """Return what journal_put.lua needs to know of an entry, its payload apart."""
-        tags = () if item is None else item.tags
-        fresh = random.randbytes(wire.TOKEN_BYTES)  # noqa: S311 - unique, not secret
-        life = b"" if item is None else wire.life_arg(item.ttl)
-        header = b"" if item is None else wire.header(item.ttl, self.clock, tagged=bool(tags))
-        told = kind.encode(), life, header, *self._log_args, fresh
-        return [*told, *map(wire.encode, tags)]
 
     # Removing
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from tiercache.tiers._redis_settings import AnyEndpoint, ClusterEndpoint
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tiercache.errors import StoreError
+
+Told: TypeAlias = "Callable[[list[Any] | StoreError | None], None]"
 NodeName: TypeAlias = Hashable  # opaque outside of the link that named it
 
 
@@ -90,6 +93,20 @@ class LoopLink(Protocol):
         node: NodeName | None = None,
     ) -> list[Any]:
         """Do what Link.exchange does; budget bounds the whole exchange."""
+
+    def start(
+        self, operation: str, request: bytes, replies: int, budget: float | None, done: Told
+    ) -> bool:
+        """Send a request without waiting, if that can be done at once; else return False.
+
+        Args:
+            operation: For the error message.
+            request: Commands, packed.
+            replies: How many replies they have.
+            budget: Seconds to wait if less than the timeout is left.
+            done: Called in a later turn of the loop, with the replies or what went wrong; with None
+                if a connection was lost that had been idle, so that it is worth another try.
+        """
 
     async def nodes(self) -> list[NodeName]:
         """Do what Link.nodes does."""

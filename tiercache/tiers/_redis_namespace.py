@@ -1,15 +1,13 @@
 """One cache's part of Redis: the plans of ``_redis_plans``, driven over connections.
 
-Concurrent single reads become one MGET (``merging``).
+Single reads are in ``_redis_reads``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary, ref
 
 from tiercache.errors import StoreError
 from tiercache.tiers import _redis_wire as wire
@@ -17,7 +15,7 @@ from tiercache.tiers._redis_journal import RedisJournal
 from tiercache.tiers._redis_link import Command
 from tiercache.tiers._redis_log import RedisTail
 from tiercache.tiers._redis_plans import Plan, Plans
-from tiercache.tiers.merging import MergedTasks, MergedThreads
+from tiercache.tiers._redis_reads import MergedReads
 from tiercache.tiers.store import (
     Claim,
     Fill,
@@ -34,12 +32,9 @@ if TYPE_CHECKING:
     from tiercache.tiers.redis import Redis
 
 T = TypeVar("T")
-Ask = tuple[str, tuple[str, ...]]  # a key, and the tags its entry is likely to carry
-
-NO_LATEST: tuple[Callable[[], object], Any] = (lambda: None, None)
 
 
-class RedisNamespace:
+class RedisNamespace(MergedReads):
     """One cache's part of Redis: drives the plans of ``_redis_plans``."""
 
     def __init__(self, store: Redis, name: str, origin: str) -> None:
@@ -53,62 +48,15 @@ class RedisNamespace:
         self._store = store
         self.start_afresh()
 
-    def start_afresh(self) -> None:
-        """Forget reads under way, in a forked child."""
-        self._threads: MergedThreads[Ask, Stored] = MergedThreads(self._fetch, self._store.timeout)
-        self._tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, MergedTasks[Ask, Stored]] = (
-            WeakKeyDictionary()
-        )
-        self._latest: tuple[Callable[[], object], Any] = NO_LATEST
-
     # Entries
 
-    def read(self, key: str, tags: Sequence[str] = ()) -> Stored | None:
-        """Return the valid entry of a key; concurrent calls share one MGET."""
-        self._store.link()  # importing redis must not count against the followers' patience
-        return self._threads.read((key, tuple(tags)))
-
-    async def aread(self, key: str, tags: Sequence[str] = ()) -> Stored | None:
-        """Return the valid entry of a key; concurrent calls in one loop share one MGET."""
-        return await self._merged_tasks().read((key, tuple(tags)))
-
-    def _merged_tasks(self) -> MergedTasks[Ask, Stored]:
-        loop = asyncio.get_running_loop()
-        latest, tasks = self._latest
-        if latest() is loop and tasks is not None:
-            return tasks  # type: ignore[no-any-return]
-        found = self._tasks.get(loop)
-        if found is None:
-            found = self._tasks[loop] = MergedTasks(self._afetch, self._store.timeout)
-        self._latest = ref(loop), found
-        return found
-
-    def _fetch(self, asks: Sequence[Ask], budget: float | None) -> list[Stored | None]:
-        plan = self.plans.read(*_merged(asks))
-        if len(asks) > 1:
-            return self._run("read", plan, budget)
-        # A lone read is most of what happens: its usual answer is taken without the plan.
-        commands = next(plan)
-        replies = self._exchange(self._store.link(), "read", commands, budget, None)
-        stored = self.plans.plain(replies)
-        return [stored] if stored is not None else self._go_on("read", plan, replies, budget)
-
-    async def _afetch(self, asks: Sequence[Ask], budget: float | None) -> list[Stored | None]:
-        plan = self.plans.read(*_merged(asks))
-        if len(asks) > 1:
-            return await self._arun("read", plan, budget)
-        commands = next(plan)
-        replies = await self._aexchange(self._store.loop_link(), "read", commands, budget, None)
-        stored = self.plans.plain(replies)
-        return [stored] if stored is not None else await self._ago_on("read", plan, replies, budget)
-
-    def read_many(self, keys: Sequence[str], tags: Sequence[str] = ()) -> list[Stored | None]:
+    def read_many(self, keys: Sequence[str], tags: Sequence[str] = ()) -> Sequence[Stored | None]:
         """Return the valid entry of each key; one MGET."""
         return self._run("read", self.plans.read(keys, tags)) if keys else []
 
     async def aread_many(
         self, keys: Sequence[str], tags: Sequence[str] = ()
-    ) -> list[Stored | None]:
+    ) -> Sequence[Stored | None]:
         """Return the valid entry of each key; one MGET."""
         return await self._arun("read", self.plans.read(keys, tags)) if keys else []
 
@@ -319,6 +267,15 @@ class RedisNamespace:
         await self._ameet()
         return await self._arun(operation, plan)
 
+    def ask(self, operation: str, command: Command) -> Any:
+        """Return the reply to one command, which is an exception where it was refused."""
+        return self._exchange(self._store.link(), operation, (command,), None, None)[0]
+
+    async def aask(self, operation: str, command: Command) -> Any:
+        """Await what ask does."""
+        link = self._store.loop_link()
+        return (await self._aexchange(link, operation, (command,), None, None))[0]
+
     # Driving plans
 
     def _run(
@@ -431,11 +388,3 @@ class RedisNamespace:
 def _nothing() -> Generator[Sequence[Command], list[Any], None]:
     """Make one round trip, for what goes along with it."""
     yield []
-
-
-def _merged(asks: Sequence[Ask]) -> tuple[list[str], Sequence[str]]:
-    """Return the keys of merged reads, and all their tags once."""
-    if len(asks) == 1:
-        key, tags = asks[0]
-        return [key], tags
-    return [key for key, _ in asks], list({tag: None for _, tags in asks for tag in tags})

@@ -16,10 +16,11 @@ import re
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from itertools import compress
 from operator import add
 from typing import Any, Final, NamedTuple
 
+from tiercache.tiers.columns import Columns
 from tiercache.tiers.store import Kind, Message, Stored
 
 PLAIN: Final = 0x7C02  # marks; bump them when the frame changes: others read it as a miss
@@ -33,14 +34,19 @@ _DEADLINE_BITS: Final = 48
 _SMALL_BYTES: Final = 2048
 _MAX_TTL_MS: Final = 100 * 365 * 86_400 * 1000  # a century; keeps deadlines within 48 bits
 
+LEASE: Final = b":lease"  # what a lease's name has after that of its entry
 TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
 RESYNC_SECONDS: Final = 30.0
 
 
 def pack(*args: bytes) -> bytes:
     """Return one command in the Redis protocol."""
-    head = b"*%d\r\n" % len(args)
-    return head + b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
+    return b"*%d\r\n" % len(args) + bulks(args)
+
+
+def bulks(args: Iterable[bytes]) -> bytes:
+    """Return a part of a command."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
 
 
 class KeySpace:
@@ -67,7 +73,7 @@ class KeySpace:
         return encode(f"{self._entry}{key}}}")
 
     def lease(self, key: str) -> bytes:
-        return encode(f"{self._entry}{key}}}:lease")
+        return encode(f"{self._entry}{key}}}") + LEASE
 
     def token(self, tag: str) -> bytes:
         return encode(f"{self._shared}tag:{tag}")
@@ -143,6 +149,11 @@ class ServerClock:
     def is_known(self) -> bool:
         return self._offset_ms is not None
 
+    @property
+    def is_late(self) -> bool:
+        """Whether somebody should send TIME; for whoever cannot."""
+        return time.monotonic() >= self._next_sync
+
     def is_due(self) -> bool:
         """Tell whether the caller should send TIME; only one of many callers is told so."""
         now = time.monotonic()
@@ -176,8 +187,12 @@ def ttl_ms(ttl: float) -> int:
 
 def header(ttl: float | None, clock: ServerClock, *, tagged: bool) -> bytes:
     """Return the mark and the deadline of an entry written now; the generation follows it."""
-    mark = (TAGGED if tagged else PLAIN) << _DEADLINE_BITS
-    return _DEADLINE.pack(mark | (0 if ttl is None else int(clock.now_ms() + ttl_ms(ttl))))
+    return header_until(0.0 if ttl is None else clock.now_ms() + ttl_ms(ttl), tagged=tagged)
+
+
+def header_until(deadline_ms: float, *, tagged: bool) -> bytes:
+    """Return the mark and the deadline of an entry, by the server's clock; 0: none."""
+    return _DEADLINE.pack((TAGGED if tagged else PLAIN) << _DEADLINE_BITS | int(deadline_ms))
 
 
 def life_arg(ttl: float | None) -> bytes:
@@ -199,7 +214,7 @@ def tag_block(tokens: Mapping[str, bytes]) -> bytes:
 class Unpacked(NamedTuple):
     """What entries turned out to be."""
 
-    found: list[Stored | None]
+    found: Sequence[Stored | None]
     foreign: int  # that no tiercache of this version wrote
     unsure: set[str]  # tags whose tokens must be known to tell whether entries are valid
 
@@ -215,11 +230,11 @@ def unpack(
     A small payload is copied, which takes half as long as a view of it; a big one is not.
     """
     now = int(clock.now_ms())
-    found = _unpack_plain(raws, generation, now)
-    if found is not None:
-        return Unpacked(found, 0, set())
+    usual = _unpack_usual(raws, generation, now)
+    if usual is not None:
+        return Unpacked(usual, 0, set())
     foreign, unsure = 0, set[str]()
-    found = []
+    found: list[Stored | None] = []
     for raw in raws:
         try:
             found.append(None if raw is None else _unpack_one(raw, generation, tokens, now))
@@ -244,27 +259,35 @@ def unpack_plain(raw: Any, generation: Any, clock: ServerClock) -> Stored | None
     return stored
 
 
-def _unpack_plain(
-    raws: Sequence[Any], generation: bytes | None, now: int
-) -> list[Stored | None] | None:
-    """Unpack the usual batch, of small valid entries without tags, at twice the speed.
+def _unpack_usual(raws: Sequence[Any], generation: bytes | None, now: int) -> Columns | None:
+    """Unpack the usual batch, of misses and small valid entries without tags, at thrice the speed.
 
     None if it is not that. The same as _unpack_one for each.
     """
+    if None not in raws:
+        return _unpack_plain(raws, generation, now)
+    is_there = [raw is not None for raw in raws]
+    found = _unpack_plain(list(compress(raws, is_there)), generation, now)
+    return None if found is None else Columns(found.payloads, found.lives, is_there)
+
+
+def _unpack_plain(raws: Sequence[Any], generation: bytes | None, now: int) -> Columns | None:
     zero = (PLAIN << _DEADLINE_BITS) + now
     try:
         if max(map(len, raws)) > _SMALL_BYTES:
             return None
-        deadlines = struct.unpack(f">{len(raws)}Q", b"".join([raw[:8] for raw in raws]))
-        if [raw[8:16] for raw in raws].count(generation) != len(raws):
-            return None
-    except (TypeError, struct.error):  # a miss, or something foreign
+        # The mark with the deadline, and the generation, of each in turn.
+        numbers = struct.unpack(f">{2 * len(raws)}Q", b"".join([raw[:16] for raw in raws]))
+        (expected,) = _DEADLINE.unpack(generation or b"")
+    except (TypeError, ValueError, struct.error):  # something foreign, or nothing at all
+        return None
+    deadlines = numbers[::2]
+    if numbers[1::2].count(expected) != len(raws):
         return None
     if min(deadlines) <= zero or max(deadlines) > zero + _MAX_TTL_MS:
         return None
     lives = [(deadline - zero) * 0.001 for deadline in deadlines]
-    triples = zip([raw[16:] for raw in raws], lives, repeat(()))
-    return list(map(tuple.__new__, repeat(Stored), triples))
+    return Columns([raw[16:] for raw in raws], lives)
 
 
 class _Unsure(Exception):
@@ -315,9 +338,14 @@ def pack_message(log: bytes, length: int, origin: bytes, kind: Kind, names: Iter
     return pack(b"XADD", log, b"MAXLEN", b"~", b"%d" % length, b"*", b"o", origin, *fields)
 
 
+_KINDS: Final = {kind.encode(): kind for kind in Kind}
+
+
 def read_message(fields: Sequence[bytes]) -> Message | None:
     """Return the message of a log entry; None if no tiercache of this version wrote it."""
     try:
+        if len(fields) == 4 and fields[0] == b"o" and (known := _KINDS.get(fields[2])):
+            return Message(known, decode(fields[1]), (decode(fields[3]),))  # most are like this
         if fields[0] != b"o":
             return None
         kinds = set(fields[2::2])

@@ -16,15 +16,23 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from functools import partial
 from threading import get_ident
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from tiercache.errors import StoreError, StoreTimeout
 
 K = TypeVar("K")  # what is asked for
 T = TypeVar("T")  # what is answered
 
+Batch: TypeAlias = list[tuple[K, "asyncio.Future[T | None]"]]
+Work: TypeAlias = Callable[[], Awaitable[Sequence[T | None]]]
+Outcome: TypeAlias = Sequence[T | None] | StoreError | Work[T]
+Tell: TypeAlias = Callable[[Outcome[T]], None]
+Start: TypeAlias = Callable[[Sequence[K], float | None, Tell[T]], bool]
+
 MAX_BATCH: Final = 512  # keys per MGET: keeps one command under about a millisecond of server time
+LONE_READS: Final = 3  # one after another, from which the next is not made to wait for company
 _LEAST_SHARE: Final = 0.25  # of the timeout, for a batch that has waited long
 _HARDLY_LESS: Final = 0.9  # of the timeout; not worth setting another one on a socket
 
@@ -167,71 +175,126 @@ class MergedThreads(Generic[K, T]):
 class MergedTasks(Generic[K, T]):
     """Merge the reads of one event loop's tasks.
 
-    The I/O runs in a task of its own that no reader can cancel. It starts in the loop's next
-    turn, so all reads of this turn go out together; while readers wait it goes on.
+    The I/O is nobody's: no reader's cancellation reaches it. Where ``start`` can do it, that is by
+    a call and a call back; else a task of its own awaits ``fetch``. It begins in the loop's next
+    turn, so that all reads of this turn go out together; or at once, where the last few reads have
+    all been alone. While readers wait it goes on.
+
+    Args:
+        fetch: Gets the keys and, where less than the whole timeout is left, the seconds to do it
+            in; returns a result for each key, or raises.
+        timeout: In seconds.
+        start: Gets the same, and whom to tell of the outcome, later: the results, an error, or
+            what a task is to await for them. Returns False where it cannot begin.
     """
 
     def __init__(
         self,
         fetch: Callable[[Sequence[K], float | None], Awaitable[Sequence[T | None]]],
         timeout: float,
+        start: Start[K, T] | None = None,
     ) -> None:
         self._fetch = fetch
         self._timeout = timeout
+        self._start = start
         self._waiting: list[tuple[K, asyncio.Future[T | None]]] = []
         self._oldest = 0.0  # loop time at which the first of _waiting arrived
+        self._is_busy = False  # a batch is under way, or about to be
+        self._lone_reads = 0  # one after another, of late
         self._runner: asyncio.Task[None] | None = None
 
     def read(self, key: K) -> asyncio.Future[T | None]:
         """Return the future of a read; must be called in the loop, and awaited."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T | None] = loop.create_future()
-        if not self._waiting:
-            self._oldest = loop.time()
+        if self._is_busy:
+            if not self._waiting:
+                self._oldest = loop.time()
+            self._waiting.append((key, future))
+            return future
+        self._is_busy = True
         self._waiting.append((key, future))
-        if self._runner is None or self._runner.done():
-            # An empty context: the batch is nobody's request in particular.
-            self._runner = loop.create_task(self._run(), context=Context())
+        if self._lone_reads >= LONE_READS and self._start is not None:
+            self._go_out(None)
+        else:
+            self._oldest = loop.time()
+            loop.call_soon(self._go_on, context=Context())
         return future
 
-    async def _run(self) -> None:
+    def _go_on(self) -> None:
+        """Send the next batch, if anyone waits."""
+        if self._waiting:
+            waited = asyncio.get_running_loop().time() - self._oldest
+            self._go_out(_budget(self._timeout, waited))
+        else:
+            self._is_busy = False
+
+    def _go_out(self, budget: float | None) -> None:
         batch = self._next_batch()
-        try:
-            budget = None
-            while batch:
-                await self._read(batch, budget)
-                budget = _budget(self._timeout, asyncio.get_running_loop().time() - self._oldest)
-                batch = self._next_batch()
-        finally:
-            # Only a runner that was cancelled (its loop is shutting down) leaves anyone behind.
-            self._runner = None
-            left, self._waiting = batch + self._waiting, []
-            _fail(left, StoreError("a merged read was broken off: its task was cancelled"))
+        keys = [key for key, _ in batch]
+        if not self._has_started(batch, keys, budget):
+            self._send_runner(batch, partial(self._fetch, keys, budget))
 
-    async def _read(
-        self, batch: Sequence[tuple[K, asyncio.Future[T | None]]], budget: float | None
-    ) -> None:
+    def _has_started(self, batch: Batch[K, T], keys: list[K], budget: float | None) -> bool:
+        if self._start is None:
+            return False
         try:
-            results = await self._fetch([key for key, _ in batch], budget)
-        except StoreError as error:
-            _fail(batch, error)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+            return self._start(keys, budget, partial(self._landed, batch))
+        except Exception:  # a task will come to the same, and tell the readers
+            return False
 
-    def _next_batch(self) -> list[tuple[K, asyncio.Future[T | None]]]:
-        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+    def _next_batch(self) -> Batch[K, T]:
+        if len(self._waiting) > MAX_BATCH:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        else:
+            batch, self._waiting = self._waiting, []
         return batch
+
+    def _landed(self, batch: Batch[K, T], outcome: Outcome[T]) -> None:
+        if callable(outcome):
+            if not all(future.done() for _, future in batch):
+                self._send_runner(batch, outcome)
+                return
+        else:
+            _settle(batch, outcome)
+        self._lone_reads = self._lone_reads + 1 if len(batch) == 1 and not self._waiting else 0
+        self._go_on()
+
+    def _send_runner(self, batch: Batch[K, T], work: Work[T]) -> None:
+        # An empty context: the batch is nobody's request in particular.
+        run = self._run(batch, work)
+        self._runner = asyncio.get_running_loop().create_task(run, context=Context())
+        self._runner.add_done_callback(partial(self._leave_nobody, batch))
+
+    async def _run(self, batch: Batch[K, T], work: Work[T]) -> None:
+        outcome: Sequence[T | None] | StoreError
+        try:
+            outcome = await work()
+        except StoreError as error:
+            outcome = error
+        self._runner = None
+        self._landed(batch, outcome)
+
+    def _leave_nobody(self, batch: Batch[K, T], runner: asyncio.Task[None]) -> None:
+        """Tell the readers of a runner that was cancelled, perhaps before it began."""
+        if self._runner is runner:
+            self._runner = None
+            left, self._waiting, self._is_busy = batch + self._waiting, [], False
+            _settle(left, StoreError("a merged read was broken off: its task was cancelled"))
+
+
+def _settle(batch: Batch[Any, T], outcome: Sequence[T | None] | StoreError) -> None:
+    if isinstance(outcome, StoreError):
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(again(outcome))
+        return
+    for (_, future), result in zip(batch, outcome, strict=True):
+        if not future.done():
+            future.set_result(result)
 
 
 def _budget(timeout: float, waited: float) -> float | None:
     """Return the seconds a batch may take; None (the whole timeout) if it has hardly waited."""
     left = 1 - waited / timeout
     return None if left > _HARDLY_LESS else max(left, _LEAST_SHARE) * timeout
-
-
-def _fail(batch: Sequence[tuple[Any, asyncio.Future[T | None]]], error: StoreError) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(again(error))

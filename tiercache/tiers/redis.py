@@ -24,7 +24,8 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 from tiercache.errors import ConfigurationError, StoreError
 from tiercache.tiers._redis_errors import translate
 from tiercache.tiers._redis_link import open_asyncio, open_blocking
-from tiercache.tiers._redis_namespace import NO_LATEST, RedisNamespace
+from tiercache.tiers._redis_namespace import RedisNamespace
+from tiercache.tiers._redis_reads import NO_LATEST
 from tiercache.tiers._redis_settings import ClusterEndpoint, Endpoint, SentinelEndpoint
 from tiercache.tiers.store import (
     Namespace,

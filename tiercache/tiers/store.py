@@ -184,12 +184,12 @@ class Namespace(Protocol):
     async def aread(self, key: str, tags: Sequence[str] = ()) -> Stored | None:
         """Await what read does."""
 
-    def read_many(self, keys: Sequence[str], tags: Sequence[str] = ()) -> list[Stored | None]:
+    def read_many(self, keys: Sequence[str], tags: Sequence[str] = ()) -> Sequence[Stored | None]:
         """Return what read would for each key, in order, in one round trip."""
 
     async def aread_many(
         self, keys: Sequence[str], tags: Sequence[str] = ()
-    ) -> list[Stored | None]:
+    ) -> Sequence[Stored | None]:
         """Await what read_many does."""
 
     def write(
