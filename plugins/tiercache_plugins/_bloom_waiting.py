@@ -1,6 +1,6 @@
-"""Waiting for a guard, in a thread or in a task.
+"""Waiting for a guard, or for another plugin, in a thread or in a task.
 
-By looking again: whether it is ready also depends on whether others can be heard, which nobody
+By looking again: whether a guard is ready also depends on whether others can be heard, which nobody
 signals.
 """
 

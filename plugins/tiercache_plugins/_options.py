@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from tiercache import ConfigurationError, Duration, seconds
@@ -26,3 +28,12 @@ def share(value: Any, name: str, remedy: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ConfigurationError(f"{name} must be above 0 and below 1, got {value!r}; {remedy}")
     return float(value)
+
+
+def file(value: Any, name: str) -> Path | None:
+    """Return the path of a file, or None if none was given."""
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ConfigurationError(f"{name} must be the path of a file, got {value!r}")
+    return Path(value)

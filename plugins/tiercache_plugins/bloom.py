@@ -22,7 +22,6 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from tiercache import Cache, ConfigurationError, Duration, Event, Plugin
@@ -38,7 +37,7 @@ from ._bloom_shared import SharedFilter
 from ._bloom_stats import BloomStats, GuardState, filled, read
 from ._bloom_waiting import await_, wait
 from ._forks import heal_after_fork
-from ._options import duration, whole
+from ._options import duration, file, whole
 
 __all__ = ["BloomGuard", "BloomStats", "GuardState"]
 
@@ -111,8 +110,7 @@ class BloomGuard(Plugin):
         self._keys: Keys | None = None if key is None else TemplateKeys(key)
         self._shared = None if shared is None else SharedFilter(shared)
         self._check_together(plan, snapshot, trust_snapshot=trust_snapshot)
-        path = None if snapshot is None else Path(snapshot)
-        self._files = Files(path, plan.error_rate, is_trusted=trust_snapshot)
+        self._files = Files(file(snapshot, "snapshot"), plan.error_rate, is_trusted=trust_snapshot)
         self._members = Members()
         self._builder = Builder(
             plan, self._ids, self._members, self._find_keys, self._shared, self._files

@@ -286,4 +286,19 @@ def _checked_fallback(fallback: Any) -> Any:
             f"fallback must be a value or a plain def, got {fallback!r}; it is not awaited, since "
             "it stands in for blocking and async loaders alike"
         )
+    if inspect.isroutine(fallback) and not _takes_a_load(fallback):
+        raise ConfigurationError(
+            f"fallback must be a value, or a function of the load, got {fallback!r}; "
+            "such as lambda load: []"
+        )
     return fallback
+
+
+def _takes_a_load(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to look at
+        pass
+    return True

@@ -18,15 +18,15 @@ import logging
 import threading
 import time
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiercache import ConfigurationError, Duration, HotKey, Plugin, StoreError, WarmReport
 
+from ._bloom_waiting import await_
 from ._forks import heal_after_fork
 from ._hot_places import InFile, InStore, Place, from_bytes, to_bytes
 from ._hot_ratings import Ratings
-from ._options import duration, whole
+from ._options import duration, file, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class HotKeys(Plugin):
         half_life: Duration = "6h",
         concurrency: int = 8,
     ) -> None:
-        self._path = None if path is None else Path(path)
+        self._path = file(path, "path")
         self._top = whole(top, "top", least=1)
         self._every = duration(every, "every")
         self._fade = 0.5 ** (self._every / duration(half_life, "half_life"))
@@ -75,6 +75,7 @@ class HotKeys(Plugin):
         self._cache: Cache | None = None
         self._place: Place | None = None
         self._stopping = threading.Event()
+        self._has_looked = threading.Event()  # at what is remembered, with success or without
         self._thread: threading.Thread | None = None
         self._restored = self._lost = 0
         heal_after_fork(self)
@@ -118,6 +119,7 @@ class HotKeys(Plugin):
         cache = self._cache
         if cache is None:
             raise ConfigurationError("HotKeys is not part of an open cache: Cache(plugins=[...])")
+        await await_(self._has_looked.is_set, None)
         with self._lock:
             hot = self._ratings.hottest()
         return await cache.arewarm(hot, concurrency=self._concurrency)
@@ -131,7 +133,7 @@ class HotKeys(Plugin):
             self._place = InFile(self._path)
         elif cache.store is not None:
             self._place = InStore(cache.store, cache.name)
-        self._stopping = threading.Event()
+        self._stopping, self._has_looked = threading.Event(), threading.Event()
         self._thread = threading.Thread(
             target=self._work, args=(cache,), name="tiercache-hot-keys", daemon=True
         )
@@ -143,6 +145,7 @@ class HotKeys(Plugin):
             with self._lock:
                 self._ratings.hear(remembered)
                 hot = self._ratings.hottest()
+            self._has_looked.set()
             self._bring_back(cache, hot)
             while not self._stopping.wait(self._every):
                 self._remember(cache)
@@ -151,6 +154,8 @@ class HotKeys(Plugin):
                 "hot keys of cache %r are not remembered any more: %s",
                 *(cache.name, type(error).__name__),
             )
+        finally:
+            self._has_looked.set()
 
     def _bring_back(self, cache: Cache, hot: list[HotKey]) -> None:
         """Bring back keys as their functions are decorated: that comes after the cache is made."""
@@ -187,6 +192,7 @@ class HotKeys(Plugin):
                 if not has_said:
                     log.warning("hot keys of cache %r could not be read: %s", cache.name, error)
                 has_said = True
+            self._has_looked.set()
             self._stopping.wait(RETRY_SECONDS)
         return []
 

@@ -425,7 +425,7 @@ class TestLife:
         until(lambda: guard.stats().progress)
         began = time.monotonic()
         cache.close()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
         assert guard.state is GuardState.STOPPED and guard.contains(77)
         assert not bloom_threads()
 
@@ -572,6 +572,7 @@ class TestPace:
         ({"absent": _async_list}, "absent must be a plain function"),
         ({"rebuild_every": -1}, "rebuild_every must be positive"),
         ({"rate_limit": 0}, "rate_limit must be ids per second"),
+        ({"snapshot": 3}, "snapshot must be the path"),
         ({"trust_snapshot": True}, "trust_snapshot needs snapshot="),
         ({"shared": "localhost:6379", "key": KEY}, "shared must be a URL"),
         ({"shared": 5, "key": KEY}, "shared must be a redis://"),

@@ -172,9 +172,9 @@ def test_a_gap_during_a_build(make_cache: MakeCache, store: FaultyStore) -> None
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_listens_for_itself() -> None:
     """A child of a process with an L2 rules nothing out until it hears, and has built, itself."""
-    with RedisServer() as server, Cache("forks", l2=Redis(server.url)) as other:
+    with RedisServer() as server, Cache("forks", l2=Redis(server.url, timeout=5)) as other:
         guard = BloomGuard([1, 2, 3], key=KEY)
-        with Cache("forks", l2=Redis(server.url), plugins=[guard]) as cache:
+        with Cache("forks", l2=Redis(server.url, timeout=5), plugins=[guard]) as cache:
             ready(guard)
             read, write = os.pipe()
             pid = os.fork()

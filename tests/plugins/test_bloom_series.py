@@ -20,6 +20,7 @@ def measured_rate(series: Series) -> float:
     return sum(f"other:{number}" in series for number in range(PROBES)) / PROBES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.05, 0.01, 0.002])
 @pytest.mark.parametrize("capacity", [1_000, 30_000], ids=["grown four times", "at full load"])
 def test_false_positive_rate(rate: float, capacity: int) -> None:

@@ -501,6 +501,12 @@ def test_an_async_fallback_is_refused() -> None:
         LoaderBreaker(fallback=fallback)
 
 
+def test_a_fallback_that_takes_no_load() -> None:
+    """Said when the breaker is made, not by a TypeError when it opens."""
+    with pytest.raises(ConfigurationError, match="such as lambda load"):
+        LoaderBreaker(fallback=lambda: "none")
+
+
 def test_no_fallback_is_miss() -> None:
     """MISS, the default, means that there is none; None is a value."""
     assert LoaderBreaker()._fallback is MISS and LoaderBreaker(fallback=None)._fallback is None

@@ -178,7 +178,7 @@ class TestPairs:
 
         @cache.warmer
         def pairs():
-            return {f"k{i}": i for i in range(300)}.items()
+            return {f"k{i}": i for i in range(300)}
 
         tail = store.namespace("test").tail(store.namespace("test").log_end())
         report = kind.do(cache, "warm")
@@ -211,7 +211,7 @@ class TestPairs:
         assert kind.do(cache, "warm").loaded == 2
         assert [kind.call(double, 1), kind.call(double, 2), calls] == ["one", "two", []]
 
-    @pytest.mark.parametrize("wrong", [["k"], [(1, 2)], [("k", 1, 2)]], ids=str)
+    @pytest.mark.parametrize("wrong", [["k"], ["ab"], [(1, 2)], [("k", 1, 2)]], ids=str)
     def test_no_pair(self, cache, kind, wrong):
         """Something else than a text and a value is counted as failed, and said."""
         cache.warmer(lambda: wrong)

@@ -96,8 +96,9 @@ class TestWarmup:
         assert warmup.is_ready
         assert not [t for t in threading.enumerate() if t.name.startswith("tiercache-warm")]
 
-    def test_a_loader_may_close_its_cache(self, make_cache):
-        """Nobody waits for himself."""
+    def test_a_loader_may_close_its_cache(self, make_cache, monkeypatch):
+        """Nobody waits for himself for good."""
+        monkeypatch.setattr("tiercache.cache.CLOSING_SECONDS", 0.2)
         cache = make_cache()
         cache.warmer(cache.cached("n:{i}")(lambda i: cache.close()))(lambda: [1])
         assert cache.start_warming(concurrency=1).wait(20)

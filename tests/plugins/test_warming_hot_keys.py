@@ -14,7 +14,7 @@ from tests.waiting import until
 from tiercache import LRU, Cache, ConfigurationError, HotKey, Redis, SQLite
 from tiercache.testing import DictStore, FaultyStore
 from tiercache_plugins import HotKeys
-from tiercache_plugins._hot_places import from_bytes, to_bytes
+from tiercache_plugins._hot_places import InFile, from_bytes, to_bytes
 from tiercache_plugins._hot_ratings import Ratings
 
 
@@ -189,6 +189,39 @@ class TestNextProcess:
         old = make_cache(l2=store, plugins=[HotKeys()])
         asyncio.run(before())
         store.namespace("test").delete(["n:2:b"])
+        asyncio.run(after())
+
+    def test_awarm_at_once_waits_for_what_is_remembered(self, make_cache, tmp_path, monkeypatch):
+        """It is read in a thread, which a service that warms at startup may be ahead of."""
+        path, slowly = tmp_path / "hot", InFile.load
+
+        def decorate(cache):
+            @cache.cached("n:{i}")
+            async def load(i: int) -> int:
+                return i
+
+            FUNCTIONS.append(load)
+            return load
+
+        async def before():
+            load = decorate(old)
+            await load(1), await load(1)
+            await old.aclose()
+
+        async def after():
+            hot_keys = HotKeys(path)
+            new = make_cache(plugins=[hot_keys])
+            decorate(new)
+            warming = asyncio.ensure_future(hot_keys.awarm())
+            await asyncio.sleep(0.02)
+            may_read.set()
+            await warming
+            assert list(new.memory) == ["n:1"]
+            await new.aclose()
+
+        old, may_read = make_cache(plugins=[HotKeys(path)]), threading.Event()
+        asyncio.run(before())
+        monkeypatch.setattr(InFile, "load", lambda self: may_read.wait(10) and slowly(self))
         asyncio.run(after())
 
     def test_a_call_that_makes_another_key_now_is_not_loaded(self, make_cache, tmp_path):
@@ -404,7 +437,7 @@ class TestLife:
                 os._exit(code)
         assert os.waitpid(child, 0)[1] == 0
 
-    @pytest.mark.parametrize("option", ["top", "every", "half_life", "concurrency"])
+    @pytest.mark.parametrize("option", ["path", "top", "every", "half_life", "concurrency"])
     def test_illegal_options(self, option):
         """Each is named."""
         with pytest.raises(ConfigurationError, match=option):

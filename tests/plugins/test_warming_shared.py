@@ -231,7 +231,7 @@ class TestProcesses:
         ]
         loaded = [int(worker.communicate(timeout=60)[0]) for worker in workers]
         assert sum(loaded) == 300
-        with Cache("w", l2=SQLite(tmp_path / "cache.db")) as cache:
+        with Cache("w", l2=SQLite(tmp_path / "cache.db", timeout=5)) as cache:
             assert len(cache.get_many([f"n:{i}" for i in range(300)])) == 300
 
 
@@ -243,7 +243,12 @@ class TestRealStores:
         """Nothing is left open, whoever calls; a new process finds all of it."""
 
         def new_cache():
-            return Cache("w", l2=Redis(server_url) if make == "redis" else SQLite(tmp_path / "db"))
+            return Cache(
+                "w",
+                l2=Redis(server_url, timeout=5)
+                if make == "redis"
+                else SQLite(tmp_path / "db", timeout=5),
+            )
 
         cache = new_cache()
         calls = []
@@ -282,7 +287,7 @@ import pathlib, sys, time
 from tiercache import Cache, SQLite
 
 path, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-with Cache("w", l2=SQLite(path)) as cache:
+with Cache("w", l2=SQLite(path, timeout=5)) as cache:
     @cache.cached("n:{i}")
     def load(i):
         time.sleep(0.001)

@@ -261,6 +261,7 @@ def test_what_looks_like_a_hook_is_refused(make_cache: Callable[..., Cache]) -> 
     class Keeps(Plugin):
         keeps_for: Any = "1h"
 
+    twice = Recorder()
     for plugins, message in (
         ([Misspelt()], "did you mean on_event"),
         ([Unknown()], "no hook"),
@@ -268,10 +269,12 @@ def test_what_looks_like_a_hook_is_refused(make_cache: Callable[..., Cache]) -> 
         ([Awaited()], "must be a plain def"),
         ([Static()], "no hook"),
         ([Role(), Role()], "both claim"),
+        ([twice, twice], "twice; remove one"),
         ([OneRole()], "must be several texts"),
         ([Keeps()], "must be seconds"),
         (["nowhere"], "no plugin 'nowhere'"),
         (Plugin(), "takes several"),
+        (None, "takes several"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             make_cache(plugins=plugins)
