@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# What tests are compiled to is kept: each worker, and each process that a test starts, reads it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -20,7 +23,7 @@ demo: $(VENV)/.demo ## Show the full stack at work in half a minute: four proces
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the whole test suite
-	@$(BIN)/python -m pytest -n 3 --dist loadscope
+	@$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: soak
 soak: $(VENV)/.dev ## Have processes share a cache while their Redis fails in all ways (SOAK_SECONDS=600)

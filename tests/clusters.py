@@ -156,10 +156,23 @@ class RedisCluster(_Group):
         _ok(source.command("CLUSTER", "SETSLOT", str(slot), "MIGRATING", self.id_of(target)))
 
     def end_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        """Give a slot, which must be empty at the source, to the target: it says MOVED then."""
+        """Give a slot, which must be empty at the source, to the target: it says MOVED then.
+
+        The target's epoch must be the greatest before it claims the slot: else a node that has
+        heard of the claim, and not that the source gave it up, has the target give it back, and
+        the two send clients to each other for good.
+        """
+        target.command("CLUSTER", "BUMPEPOCH")
         for node in (target, source):
             _ok(node.command("CLUSTER", "SETSLOT", str(slot), "STABLE"))
             _ok(node.command("CLUSTER", "SETSLOT", str(slot), "NODE", self.id_of(target)))
+        _until(lambda: self._agree_on(slot, target), f"the nodes do not agree on slot {slot}")
+
+    def _agree_on(self, slot: int, owner: RedisServer) -> bool:
+        wanted = self.id_of(owner)
+        return all(
+            _owner_in(_text(node, "CLUSTER", "NODES"), slot) == wanted for node in self.servers
+        )
 
     def flush(self) -> None:
         """Empty all masters, and reset what they count."""
@@ -303,6 +316,16 @@ class RedisSentinels(_Group):
             master = self.master
             return master is not before and "role:master" in _text(master, "INFO", "replication")
         return False
+
+
+def _owner_in(nodes: str, slot: int) -> str | None:
+    """Return the id of the node that has a slot, of a node's view of all."""
+    for line in nodes.splitlines():
+        for part in line.split()[8:]:  # "0-5460", "7", or "[7->-id]" of a slot on its way
+            first, _, last = part.partition("-")
+            if first.isdigit() and int(first) <= slot <= int(last or first):
+                return line.split()[0]
+    return None
 
 
 def _ok(reply: bytes) -> None:

@@ -11,6 +11,20 @@ from tests.kinds import Asyncio, Blocking, Kind
 from tiercache import LRU, Cache
 from tiercache.testing import FakeClock
 
+# Where modules take long: with --no-loadscope-reorder they are begun first, so that the workers
+# end together.
+LONG = ("chaos", "examples", "redis", "coherence", "writes", "contracts", "plugins", "codec")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what takes long."""
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, int]:
+    folder = item.path.parent.name
+    return not item.get_closest_marker("slow"), LONG.index(folder) if folder in LONG else len(LONG)
+
 
 @pytest.fixture(params=[Blocking, Asyncio], ids=["blocking", "asyncio"])
 def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:

@@ -20,12 +20,15 @@ def command(*words: str | bytes, key: str | None = None) -> Command:
     return Command(decides, pack(*args))
 
 
+TIMEOUT = 5.0  # seconds; nothing is to fail for a busy machine
+
+
 class BlockingCaller:
     """A link for threads."""
 
     name = "blocking"
 
-    def __init__(self, endpoint: Any, timeout: float = 0.5, limit: int = 8) -> None:
+    def __init__(self, endpoint: Any, timeout: float = TIMEOUT, limit: int = 8) -> None:
         self.link: Any = open_blocking(endpoint, limit, timeout, endpoint.label)
 
     def exchange(self, *commands: Command, **options: Any) -> list[Any]:
@@ -55,7 +58,7 @@ class AsyncioCaller:
 
     name = "asyncio"
 
-    def __init__(self, endpoint: Any, timeout: float = 0.5, limit: int = 8) -> None:
+    def __init__(self, endpoint: Any, timeout: float = TIMEOUT, limit: int = 8) -> None:
         self._runner: asyncio.Runner | None = asyncio.Runner()
         self.link: Any = self._run(self._open(endpoint, limit, timeout))
 

@@ -318,6 +318,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._threads[0].join(5)  # no connection is accepted from here on
         self._open_gate.set()
         self.cut()
         for thread in self._threads:
@@ -380,12 +381,17 @@ class BadServer:
 
     def close(self) -> None:
         """End the server and its threads."""
-        for sock in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+        self._close(self._listener)
+        self._threads[0].join(5)  # no connection is accepted from here on
+        for sock in self._sockets:
+            self._close(sock)
         for thread in self._threads:
             thread.join(5)
+
+    def _close(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
 
     def __enter__(self) -> BadServer:
         return self

@@ -109,7 +109,7 @@ def redis_processes(redis_server: RedisServer) -> Iterator[Processes]:
 @pytest.fixture
 def sqlite_processes(tmp_path: Path) -> Iterator[Processes]:
     """Processes on one file."""
-    processes = Processes(lambda: SQLite(tmp_path / "cache.db"))
+    processes = Processes(lambda: SQLite(tmp_path / "cache.db", timeout=5))
     yield processes
     processes.close()
 

@@ -22,7 +22,7 @@ import pytest
 
 from tests.coherence.conftest import hear_all, listen
 from tests.servers import Proxy, RedisServer, binaries, free_port
-from tests.waiting import until
+from tests.waiting import in_time, until
 from tiercache import LRU, MISS, Cache, Plugin, Redis
 from tiercache.tiers.store import Kind
 
@@ -265,7 +265,7 @@ class TestCuts:
     @pytest.fixture
     def pair(self, redis_processes, proxy):
         """Two processes; the first one's connections go through the proxy."""
-        one = redis_processes.start(l2=Redis(proxy.url, timeout=0.2), blind_ttl=30)
+        one = redis_processes.start(l2=Redis(proxy.url, timeout=0.5), blind_ttl=30)
         listen(one)
         return one, redis_processes.several(1)[0]
 
@@ -361,7 +361,7 @@ class TestCuts:
                 events.append(event.name)
 
         one = redis_processes.start(
-            l2=Redis(proxy.url, timeout=0.2), blind_ttl=30, plugins=[Listening()]
+            l2=Redis(proxy.url, timeout=0.5), blind_ttl=30, plugins=[Listening()]
         )
         listen(one)
         self.cut(one, proxy)
@@ -372,7 +372,7 @@ class TestCuts:
     def test_restarted_empty(self, kind, own_server):
         """Of a server that lost everything nobody can tell what was said: L1 is dropped."""
         caches = [
-            Cache("test", l2=Redis(own_server.url, timeout=0.2), blind_ttl=30) for _ in range(2)
+            Cache("test", l2=Redis(own_server.url, timeout=5), blind_ttl=30) for _ in range(2)
         ]
         for cache in caches:
             listen(cache)
@@ -419,12 +419,12 @@ class TestBlind:
         loader.rows[1] = "new"
         began = time.monotonic()
         until(lambda: kind.call(f, 1) == "new")
-        assert time.monotonic() - began < self.BLIND_TTL + 1
+        assert time.monotonic() - began < self.BLIND_TTL + 5
         assert one.stats().bus_gaps == 0
 
-    def test_and_is_until_then(self, kind, pair, loader):
+    def test_and_is_until_then(self, kind, dict_processes, loader):
         """A cut that is shorter than that costs nothing."""
-        one, two = pair
+        one, two = dict_processes.several(2, blind_ttl=30)
         f = one.cached("f:{x}")(loader.function)
         loader.rows = {1: "old"}
         kind.call(f, 1)
@@ -496,7 +496,7 @@ class TestBlind:
         own_server.freeze()
         began = time.monotonic()
         until(lambda: cache.flow.bus.is_blind)
-        assert time.monotonic() - began < self.BLIND_TTL + 1
+        assert time.monotonic() - began < self.BLIND_TTL + 5
         assert len(cache.memory) == 0
         own_server.thaw()
         until(lambda: not cache.flow.bus.is_blind)
@@ -587,11 +587,9 @@ class TestEnding:
 
     def test_close_is_quick(self, processes):
         """It does not wait for the reader's patience to end."""
-        cache = processes.several(1)[0]
-        time.sleep(0.05)  # so that the reader most likely waits
-        began = time.monotonic()
-        cache.close()
-        assert time.monotonic() - began < 0.5
+        caches = iter(processes.several(5))
+        time.sleep(0.05)  # so that the readers most likely wait
+        in_time(lambda: next(caches).close(), 0.5)
 
     def test_close_while_cut_off(self, dict_processes):
         """Nor for a store that hangs."""
@@ -599,7 +597,7 @@ class TestEnding:
         cache.store.hang()
         began = time.monotonic()
         cache.close()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
 
     def test_a_closed_cache_may_be_used_again(self, kind, processes):
         """It listens again from then on."""
@@ -639,7 +637,7 @@ class TestEnding:
         """A program that closes nothing ends at once, and says nothing."""
         program = (
             "import sys; from tiercache import Cache, Redis\n"
-            "cache = Cache('test', l2=Redis(sys.argv[1]))\n"
+            "cache = Cache('test', l2=Redis(sys.argv[1], timeout=5))\n"
             "f = cache.cached(lambda x: x)\n"
             "assert f(1) == f(1) == 1\n"
         )

@@ -50,6 +50,7 @@ class TestWhatCarriesATag:
         for tag in ("team:1", "users"):
             loader.loads.clear()
             kind.do(one, "invalidate_tags", tag)
+            hear_all(one, two)  # until then a fill is refused whose tags are not known before
             assert kind.call(functions[0], 1) == 1
             assert loader.loads == [1]
             hear_all(two, one)

@@ -103,7 +103,7 @@ def test_a_forked_child_starts_clean(
     make_cache: Callable[..., Cache], tmp_path: os.PathLike[str]
 ) -> None:
     """A child forked while a load is under way does not believe it its own, and expires entries."""
-    cache = make_cache(clock=None, l2=SQLite(os.path.join(tmp_path, "l2.db")))
+    cache = make_cache(clock=None, l2=SQLite(os.path.join(tmp_path, "l2.db"), timeout=5))
     entered, go = threading.Event(), threading.Event()
 
     @cache.cached(ttl=0.2, lease=False)  # else the child waits for its parent, as any peer does
@@ -148,7 +148,7 @@ def test_close_leaves_nothing(tmp_path: os.PathLike[str]) -> None:
         return {os.readlink(link) for link in links if os.path.islink(link)}
 
     threads, files = set(threading.enumerate()), descriptors()
-    with Cache("closing", l2=SQLite(os.path.join(tmp_path, "l2.db"))) as cache:
+    with Cache("closing", l2=SQLite(os.path.join(tmp_path, "l2.db"), timeout=5)) as cache:
 
         @cache.cached
         def f(x: int) -> int:

@@ -89,7 +89,7 @@ async def test_hang_takes_the_timeout(store, space):
             space.read("1")
         with pytest.raises(StoreTimeout):
             await space.aread("1")
-        assert 0.09 < time.monotonic() - began < 1
+        assert 0.09 < time.monotonic() - began < 5
 
 
 def test_heal_wakes_who_hangs():
@@ -143,7 +143,7 @@ def test_a_tail_hangs_for_the_timeout(store, space):
     began = time.monotonic()
     with pytest.raises(StoreTimeout, match="tail"):
         tail.read(0)
-    assert 0.04 < time.monotonic() - began < 1
+    assert 0.04 < time.monotonic() - began < 5
 
 
 def test_a_tail_that_waits_sees_the_fault(store, space):

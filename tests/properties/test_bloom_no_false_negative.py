@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.effort import part_of
 from tests.waiting import until
 from tiercache import Cache
 from tiercache_plugins import BloomGuard
@@ -23,7 +24,7 @@ from tiercache_plugins._bloom_snapshot import decode, encode
 KEYS = st.text(st.characters(exclude_categories=()), max_size=20)  # lone surrogates, too
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=part_of(60))
 @given(
     keys=st.sets(KEYS, max_size=200),
     capacity=st.integers(1, 50),
@@ -93,7 +94,7 @@ class Table(RuleBasedStateMachine):
         assert live is None or all(key in live for key in self._keys(self.rows))
 
 
-Table.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=30)
+Table.TestCase.settings = settings(deadline=None, max_examples=part_of(150), stateful_step_count=30)
 TestTable = Table.TestCase
 
 

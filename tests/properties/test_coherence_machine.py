@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from tests.effort import part_of
 from tests.properties.coherence_line import TROUBLES
 from tests.properties.coherence_model import PREFIXES, ROWS, TAGS, WRITTEN, Violation
 from tests.properties.coherence_world import World
@@ -37,7 +38,7 @@ from tiercache.testing.dict_store import DictNamespace
 from tiercache.tiers.store import Kind
 from tiercache.waits import Waits
 
-SECONDS = float(os.environ.get("COHERENCE_SECONDS", "10"))
+SECONDS = float(os.environ.get("COHERENCE_SECONDS", part_of(10)))
 LEAST = 20  # histories of each profile, however slow the machine is
 
 
@@ -165,7 +166,7 @@ class CoherenceMachine(RuleBasedStateMachine):
 
 TestCoherence = CoherenceMachine.TestCase
 TestCoherence.settings = settings(
-    max_examples=100,
+    max_examples=part_of(100),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
@@ -250,6 +251,7 @@ def stay_at_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bus, "gap", lambda self: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutate", "profile"),
     [
@@ -280,6 +282,7 @@ def test_mutants_are_caught(
     pytest.fail("nobody noticed")
 
 
+@pytest.mark.slow
 def test_failures_are_cut_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """A history that breaks a promise is told by the few moves that it takes."""
     ignore_tags(monkeypatch)

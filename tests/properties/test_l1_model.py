@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.effort import part_of
 from tiercache import LRU
 from tiercache.entry import make_entry
 
@@ -73,4 +74,4 @@ class L1Machine(RuleBasedStateMachine):
 
 
 TestL1 = L1Machine.TestCase
-TestL1.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestL1.settings = settings(max_examples=part_of(60), stateful_step_count=60, deadline=None)

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.effort import part_of
 from tiercache import S3FIFO
 from tiercache.entry import make_entry
 from tiercache.tiers._ghost import FROM_MAIN, FROM_SMALL, OTHERWISE, Ghost
@@ -209,4 +210,4 @@ class S3FIFOMachine(RuleBasedStateMachine):
 
 
 TestS3FIFO = S3FIFOMachine.TestCase
-TestS3FIFO.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestS3FIFO.settings = settings(max_examples=part_of(80), stateful_step_count=60, deadline=None)

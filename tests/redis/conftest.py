@@ -37,7 +37,7 @@ def own_server():
 @pytest.fixture
 def store(server):
     """A store on the shared server."""
-    store = Redis(server.url)
+    store = Redis(server.url, timeout=5)
     yield store
     store.close()
 

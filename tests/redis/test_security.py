@@ -60,9 +60,9 @@ def writes():
     return [command("SET", key, "1") for key in KEYS]
 
 
-def works(kind, endpoint):
+def works(kind, endpoint, timeout=5):
     """Say whether all commands are done over a link of the kind."""
-    link = kind(endpoint, timeout=5)
+    link = kind(endpoint, timeout=timeout)
     try:
         return link.exchange(*writes()) == [b"OK"] * len(KEYS)
     finally:
@@ -351,7 +351,7 @@ class TestTls:
     def test_a_server_that_speaks_none(self, kind, server, trust):
         """A plain server is an error, in time."""
         with pytest.raises(StoreError):
-            works(kind, Endpoint(f"rediss://:{QUOTED}@127.0.0.1:{server.port}", **trust))
+            works(kind, Endpoint(f"rediss://:{QUOTED}@127.0.0.1:{server.port}", **trust), 0.5)
 
     def test_a_cluster(self, authority, trust):
         """Every node is spoken to by TLS, also those that only another one named."""

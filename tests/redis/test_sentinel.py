@@ -20,7 +20,7 @@ from tiercache.tiers._redis_settings import Endpoint, SentinelEndpoint
 from tiercache.tiers.redis import Redis
 from tiercache.tiers.store import Item
 
-SLACK = 1.0  # for a busy machine
+SLACK = 3.0  # for a busy machine
 SERVICE = RedisSentinels.service
 
 
@@ -251,7 +251,7 @@ class TestFailover:
                 group.wait_for_another(master)
                 known = time.monotonic()
                 for load in loads:
-                    assert load.recovered(known) < 1
+                    assert load.recovered(known) < SLACK
             if way == "frozen":
                 master.thaw()
             for load in loads:
@@ -261,7 +261,7 @@ class TestFailover:
         """Not one each."""
         with RedisSentinels() as group, ExitStack() as stack:
             endpoint = SentinelEndpoint(group.addresses, SERVICE)
-            links = [kind(endpoint, timeout=0.2) for kind in CALLERS]
+            links = [kind(endpoint, timeout=1.0) for kind in CALLERS]
             for link in links:
                 stack.callback(link.close)
                 link.side_by_side(*[list(set_and_get())] * 6)
@@ -291,7 +291,7 @@ class TestFailover:
                 master = group.master
                 master.kill()
                 group.wait_for_another(master)
-                assert load.recovered(time.monotonic()) < 1
+                assert load.recovered(time.monotonic()) < SLACK
                 until(lambda: _is_said(space, "after"))
                 until(lambda: "after" in listening.names())
             assert listening.gaps <= 1

@@ -136,7 +136,7 @@ def test_a_real_outage(
     log: Callable[[], str],
 ) -> None:
     """An outage of Redis is one line when it begins and one when it ends, with a count."""
-    cache = make_cache(l2=Redis(own_server.url, timeout=0.2))
+    cache = make_cache(l2=Redis(own_server.url, timeout=5))
     get = cache.cached("{key}")(kind.function(lambda key: SECRET_VALUE))
     kind.call(get, SECRET_KEY)
     own_server.kill()

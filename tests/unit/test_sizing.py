@@ -76,6 +76,7 @@ def test_a_curve_without_sampling_is_exact(kind: Callable[[int], Any]) -> None:
             assert curve.miss_ratio(size) == pytest.approx(1 - exact, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_many_keys_in_few_samples() -> None:
     """With fixed size no more keys are followed than told, and the curve is near."""
     trace = zipf_like(200_000, 40_000)
@@ -85,6 +86,7 @@ def test_many_keys_in_few_samples() -> None:
         assert curve.hit_ratio(size) == pytest.approx(lru_hit_ratio(trace, size), abs=0.015)
 
 
+@pytest.mark.slow
 def test_a_fixed_rate() -> None:
     """Where the rate is given, each so many-th key is looked at, and the curve is near."""
     trace = zipf_like(200_000, 40_000)
@@ -94,6 +96,7 @@ def test_a_fixed_rate() -> None:
         assert curve.hit_ratio(size) == pytest.approx(lru_hit_ratio(trace, size), abs=0.015)
 
 
+@pytest.mark.slow
 def test_one_popular_key_does_not_distort() -> None:
     """A key with half of all requests, in the sample or not, moves the curve by little."""
     trace = zipf_like(60_000, 30_000)
@@ -150,6 +153,7 @@ def live(memory: Memory) -> LiveSizing:
     return LiveSizing(memory, FakeClock())
 
 
+@pytest.mark.slow
 def test_estimates_of_other_sizes_are_near(policy: Policy) -> None:
     """Half and twice the size, estimated from a sample, against caches of those sizes."""
     trace = zipf_like(120_000, 20_000)
@@ -241,6 +245,7 @@ def test_a_clear_empties_the_miniatures(policy: Policy) -> None:
     assert estimate.loads == 15_000
 
 
+@pytest.mark.slow
 def test_weights_thin_the_sample_out(policy: Policy) -> None:
     """How many entries a weight is shows in time: the share falls, and estimates stay near."""
     trace = zipf_like(150_000, 150_000)
@@ -256,6 +261,7 @@ def test_weights_thin_the_sample_out(policy: Policy) -> None:
     assert estimate.hits == hits
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(policy: Policy) -> None:
     """However many keys pass, so many shadows and no more."""
     memory = policy(20_000)

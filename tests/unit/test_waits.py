@@ -83,7 +83,7 @@ class TestThreads:
         began = time.monotonic()
         assert ThreadExpectation().wait(0.02) is None
         assert ThreadExpectation().wait(-1) is None
-        assert 0.02 <= time.monotonic() - began < 1
+        assert 0.02 <= time.monotonic() - began < 5
 
     def test_many(self, waits):
         """Wakes and waits of many threads at once lose nobody."""

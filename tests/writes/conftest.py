@@ -40,8 +40,8 @@ class Place:
         """Return a new store, or None where there is none."""
         if self.kind == "redis":
             assert self._server is not None
-            return Redis(self._server.url)
-        return SQLite(self._path) if self.kind == "sqlite" else None
+            return Redis(self._server.url, timeout=5)
+        return SQLite(self._path, timeout=5) if self.kind == "sqlite" else None
 
     def cache(self, name: str = "users", **options: Any) -> Cache:
         """Return a new cache, as another process would have it."""

@@ -19,7 +19,7 @@ from tiercache import Cache, Redis, SQLite
 
 def store(address: str) -> Any:
     """Return the L2 at an address."""
-    return Redis(address) if address.startswith("redis:") else SQLite(address)
+    return Redis(address, timeout=5) if address.startswith("redis:") else SQLite(address, timeout=5)
 
 
 def say(*words: object) -> None:

@@ -176,7 +176,7 @@ def test_a_cancelled_put_leaves_no_older_value(server: RedisServer) -> None:
     rows: list[Operation] = []
 
     async def main() -> None:
-        here, there = (Cache("users", l2=Redis(server.url), jitter=0) for _ in range(2))
+        here, there = (Cache("users", l2=Redis(server.url, timeout=5), jitter=0) for _ in range(2))
         users = here.write_behind(lambda ops: rows.extend(ops), key="user:{}", durable=False)
         await users.aput(2, "before")  # it is connected
         await there.aset("user:1", "older")
@@ -199,7 +199,7 @@ def test_a_cancelled_put_leaves_no_older_value(server: RedisServer) -> None:
 
 def test_a_journal_of_another_format_is_not_said_to_be_empty(server: RedisServer) -> None:
     """A flush, or a look at the dead letters, that says "nothing is left" would be believed."""
-    with Cache("users", l2=Redis(server.url), jitter=0) as cache:
+    with Cache("users", l2=Redis(server.url, timeout=5), jitter=0) as cache:
         users = cache.write_behind(lambda ops: None, key="user:{}", name="w", workers=0)
         users.put(1, "Ann")
         server.command("HSET", "tc:{users}:writes:w:state", "format", "9")
@@ -218,7 +218,7 @@ def test_a_put_interrupted_in_the_journal_leaves_no_older_value(
         raise asyncio.CancelledError
 
     async def main() -> None:
-        async with Cache("users", l2=Redis(server.url), jitter=0) as cache:
+        async with Cache("users", l2=Redis(server.url, timeout=5), jitter=0) as cache:
             users = cache.write_behind(lambda ops: None, key="user:{}")
             await cache.aset("user:1", "older")
             monkeypatch.setattr(users.journal, "aput", interrupted)
@@ -231,7 +231,7 @@ def test_a_put_interrupted_in_the_journal_leaves_no_older_value(
 
 def test_puts_of_many_threads_take_turns(tmp_path) -> None:
     """SQLite has them poll for its lock: some starve until the timeout, and the breaker opens."""
-    with Cache("turns", l2=SQLite(str(tmp_path / "cache.db"))) as cache:
+    with Cache("turns", l2=SQLite(str(tmp_path / "cache.db"), timeout=5)) as cache:
         users = cache.write_behind(lambda ops: None, key="user:{}", workers=0)
         users.put(0, 0)
         inside: list[int] = []

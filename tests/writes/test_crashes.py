@@ -44,7 +44,7 @@ def test_a_killed_worker_loses_nothing(address, tmp_path):
         options = {**OPTIONS, "merge": True, "workers": 1 + number % 2}
         process = Process("put", first, ITEMS, address, table, options)
         process.wait_for("ready")
-        process.read(0.1 + 0.3 * draw.random())
+        until(lambda process=process: process.read(draw.random() / 3) or _acks(process) > 20, 30)
         process.kill()
         for word, *numbers in process.lines():
             if word in ("t", "a"):
@@ -56,9 +56,17 @@ def test_a_killed_worker_loses_nothing(address, tmp_path):
     check(database, acked, tried)
 
 
+def _acks(process: Process) -> int:
+    return sum(line[0] == "a" for line in process.lines())
+
+
+def _store(address: str) -> Redis | SQLite:
+    return Redis(address, timeout=5) if address.startswith("redis:") else SQLite(address, timeout=5)
+
+
 def _drain(address: str, database: Database) -> None:
     """Have what is left written by one more process: this one."""
-    store = Redis(address) if address.startswith("redis:") else SQLite(address)
+    store = _store(address)
     with Cache("users", l2=store, jitter=0) as cache:
         behind = cache.write_behind(database.write, key="user:{}", **OPTIONS)
         until(lambda: behind.flush("1s") == 0, 30)
@@ -88,7 +96,7 @@ def test_a_killed_redis_loses_nothing_that_it_has_written_down(tmp_path):
                 acked[item] = value
 
     with RedisServer(options=("--appendonly", "yes", "--appendfsync", "always")) as server:
-        cache = Cache("users", l2=Redis(server.url), jitter=0)
+        cache = Cache("users", l2=Redis(server.url, timeout=5), jitter=0)
         behind = cache.write_behind(database.write, key="user:{}", workers=2, **OPTIONS)
         threads = [threading.Thread(target=put, args=(behind, lane)) for lane in range(3)]
         for thread in threads:
@@ -117,14 +125,14 @@ def test_a_worker_that_thaws_does_no_harm(address, tmp_path):
     database = Database(table)
     frozen = Process("hold", address, table, {**OPTIONS, "max_delay": "1ms"})
     frozen.wait_for("ready")
-    store = Redis(address) if address.startswith("redis:") else SQLite(address)
+    store = _store(address)
     with Cache("users", l2=store, jitter=0) as cache:
         putter = cache.write_behind(database.write, key="user:{}", workers=0, **OPTIONS)
         putter.put(1, 1)
         assert frozen.wait_for("writing") == ["writing", "1=1"]
         frozen.freeze()
         putter.put(1, 2)
-    store = Redis(address) if address.startswith("redis:") else SQLite(address)
+    store = _store(address)
     with Cache("users", l2=store, jitter=0) as cache:
         behind = cache.write_behind(database.write, key="user:{}", **OPTIONS)
         until(lambda: database.rows() == {1: 2})

@@ -380,17 +380,28 @@ def test_a_server_that_evicts_anything_is_refused(server):
 
 
 def test_workers_that_left_are_forgotten(server):
-    """A consumer that holds something is not."""
+    """And no others, that may be at work."""
     place = Place("redis", server, "")
     journal = journal_in(place)
     put(journal, "a")
     take(journal, "busy")
     take(journal, "lazy")
-    journal.leave("busy")
     journal.leave("lazy")
     found = server.command("XINFO", "CONSUMERS", "tc:{users}:writes:w:queue", "writers")
     assert b"busy" in found and b"lazy" not in found
     place.caches[0].close()
+
+
+def test_a_worker_that_leaves_gives_back(shared):
+    """What it held is due at once, and is not taken for what it died of; of others nothing is."""
+    journal = journal_in(shared)
+    put(journal, "a")
+    take(journal, "leaver")
+    put(journal, "b")
+    take(journal, "stayer")
+    journal.leave("leaver")
+    (ticket,) = take(journal, "next").tickets
+    assert (ticket.key, ticket.is_suspect, ticket.attempts) == ("a", False, 0)
 
 
 def test_a_journal_outlives_the_cache_in_its_file(tmp_path):

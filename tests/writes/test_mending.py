@@ -182,8 +182,8 @@ def test_in_a_cluster(rows, kind):
     @contextmanager
     def caches(cluster):
         with (
-            Cache("users", l2=Redis.cluster(cluster.url), jitter=0) as cache,
-            Cache("users", l2=Redis.cluster(cluster.url), jitter=0) as other,
+            Cache("users", l2=Redis.cluster(cluster.url, timeout=5), jitter=0) as cache,
+            Cache("users", l2=Redis.cluster(cluster.url, timeout=5), jitter=0) as other,
         ):
             yield cache, other
 

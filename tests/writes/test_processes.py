@@ -20,7 +20,7 @@ import signal, sys, time
 from tests.writes.database import Database
 from tiercache import Cache, Redis
 {before}
-cache = Cache("users", l2=Redis({url!r}), jitter=0)
+cache = Cache("users", l2=Redis({url!r}, timeout=5), jitter=0)
 database = Database({table!r})
 behind = cache.write_behind(database.write, key="user:{{}}", max_delay="1h", on_sigterm=True)
 for number in range(50):
@@ -106,8 +106,8 @@ def test_in_a_cluster(tmp_path):
     with RedisCluster() as cluster:
         database = Database(str(tmp_path / "table.db"))
         with (
-            Cache("users", l2=Redis.cluster(cluster.url), jitter=0) as cache,
-            Cache("users", l2=Redis.cluster(cluster.url), jitter=0) as other,
+            Cache("users", l2=Redis.cluster(cluster.url, timeout=5), jitter=0) as cache,
+            Cache("users", l2=Redis.cluster(cluster.url, timeout=5), jitter=0) as other,
         ):
             behind = cache.write_behind(database.write, key="user:{}", max_delay="1h")
             other.write_behind(database.write, key="user:{}", workers=0)

@@ -19,6 +19,9 @@ from tiercache.errors import (
     UncacheableArguments,
     WriteFailed,
 )
+from tiercache.l2 import L2
+from tiercache.tiers.store import StoreBusy
+from tiercache.writes import entering
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,36 @@ def test_a_full_journal_makes_puts_wait(place, kind):
     assert sorted(each.value for each in got) == ["a", "b", "c"]
 
 
+def test_a_full_journal_is_a_full_batch(place, kind):
+    """A max_pending below max_batch needs no second option: what fills the journal is written."""
+    got = []
+    behind = place.behind(got.extend, max_pending=2, max_delay="1h")
+    for item in (1, 2, 3):
+        do(kind, behind, "put", item, "a")
+    until(lambda: {each.item for each in got} >= {1, 2})
+
+
+def test_a_put_waits_for_a_connection(shared, kind, monkeypatch):
+    """More puts at once than there are connections are many, not an outage."""
+    cache = shared.cache()
+    behind, demand, busy = idle(shared, cache=cache), L2.demand, []
+
+    async def demand_in_vain(self, port, place, operation, *args):
+        if operation == "put" and len(busy) < 3:
+            busy.append(args)
+            raise StoreBusy("all connections are in use")
+        return await demand(self, port, place, operation, *args)
+
+    monkeypatch.setattr(L2, "demand", demand_in_vain)
+    do(kind, behind, "put", 1, "a")
+    assert (len(busy), cache.get("user:1"), behind.stats().puts) == (3, "a", 1)
+    monkeypatch.setattr(entering, "BUSY_SECONDS", -1)
+    busy.clear()
+    with pytest.raises(WriteFailed, match="in use"):
+        do(kind, behind, "put", 1, "b")
+    assert cache.get("user:1") == "a"
+
+
 def test_waiting_for_room_ends(place, kind):
     """After max_wait, with an error that says why."""
     release = threading.Event()
@@ -257,7 +290,6 @@ def _can_put(behind) -> bool:
     ("options", "match"),
     [
         ({"max_batch": 0}, "max_batch must be at least 1, got 0"),
-        ({"max_batch": 20, "max_pending": 10}, "raise max_pending"),
         ({"max_pending": True}, "max_pending must be at least 1"),
         ({"max_delay": 0}, "max_delay must be positive"),
         ({"max_attempts": 0}, "max_attempts must be at least 1"),
