@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .errors import StoreError
 from .logs import reason_of, trace_of
 from .tiers.breaker import Breaker
-from .tiers.store import StoreBusy, StoreRefused
+from .tiers.store import StoreBusy, StoreHeldUp, StoreRefused
 
 if TYPE_CHECKING:
     from .tiers.store import Store
@@ -57,7 +57,7 @@ class Health:
 
     def failed(self, cache: str, operation: str, error: Exception, seconds: float) -> None:
         """Record an operation that failed."""
-        if isinstance(error, StoreBusy | StoreRefused):
+        if isinstance(error, StoreBusy | StoreHeldUp | StoreRefused):
             self.breaker.abstained()
             self._say_sometimes(cache, operation, error)
             return

@@ -28,7 +28,7 @@ from tiercache.tiers._redis_channel import (
 )
 from tiercache.tiers._redis_errors import check_fit, translate
 from tiercache.tiers._redis_permits import Permits
-from tiercache.tiers.store import StoreBusy
+from tiercache.tiers.store import StoreBusy, StoreHeldUp
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from tiercache.errors import StoreError
     from tiercache.tiers._redis_link import Command, NodeName, Told
     from tiercache.tiers._redis_sentinel import AsyncOpener
+
+LATE_SHARE = 0.1  # of the timeout, by which the loop is late that has not looked meanwhile
 
 
 class AsyncLink:
@@ -81,8 +83,8 @@ class AsyncLink:
             request = commands[0].data
         else:
             request = b"".join([command.data for command in commands])
+        deadline = self._deadline(budget)
         try:
-            deadline = self._deadline(budget)
             turn = self._begin_at_once(request, len(commands), deadline)
             if turn is not None and (replies := await self._answer(turn)) is not None:
                 return replies
@@ -92,11 +94,17 @@ class AsyncLink:
                     return await self.finish(turn)
                 return await self._finish_anew(turn)
         except Exception as error:
-            failure = self._failure(error, operation)
+            failure = self._failure(error, operation, deadline)
         raise failure
 
-    def _failure(self, error: Exception, operation: str) -> StoreError:
+    def _failure(self, error: Exception, operation: str, deadline: float) -> StoreError:
         """Return what failed as one of our errors."""
+        late = asyncio.get_running_loop().time() - deadline
+        if isinstance(error, TimeoutError) and late > LATE_SHARE * self._timeout:
+            return StoreHeldUp(
+                f"{self.label}: {operation} was given up {late:.3g} s late, since something held "
+                "up the event loop; have it call blocking code in a thread"
+            )
         return translate(error, self.label, operation, self._timeout, self._secrets)
 
     async def nodes(self) -> list[NodeName]:
@@ -126,7 +134,7 @@ class AsyncLink:
         if turn.answer is None:
             await self._give_back(turn.carrier, False)
         elif not turn.answer.done():
-            self._break_off(turn.carrier)
+            self._break_off(turn)
         elif not turn.answer.cancelled():
             turn.answer.exception()  # nobody else looks
 
@@ -158,18 +166,20 @@ class AsyncLink:
         channel = self._take_channel()
         if channel is None:
             return False
-        channel.is_awaited = False
-        tell = partial(self._tell, operation, done)
-        self._ask(channel, request, replies, self._deadline(budget), tell)
+        deadline = self._deadline(budget)
+        tell = partial(self._tell, operation, deadline, done)
+        self._ask(channel, request, replies, deadline, tell)
         return True
 
-    def _tell(self, operation: str, done: Told, outcome: list[Any] | Exception) -> None:
+    def _tell(
+        self, operation: str, deadline: float, done: Told, outcome: list[Any] | Exception
+    ) -> None:
         if not isinstance(outcome, Exception):
             done(outcome)
         elif isinstance(outcome, self._lost) and not isinstance(outcome, TimeoutError):
             done(None)
         else:
-            done(self._failure(outcome, operation))
+            done(self._failure(outcome, operation, deadline))
 
     def _take_channel(self) -> Channel | None:
         """Return an idle channel, with a permit; None if there is not both."""
@@ -196,8 +206,8 @@ class AsyncLink:
         self, channel: Channel, request: bytes, replies: int, deadline: float
     ) -> AsyncTurn:
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        channel.is_awaited = True
         self._ask(channel, request, replies, deadline, partial(settle, answer))
+        channel.answer = answer
         return AsyncTurn(channel, answer, True, request, replies)
 
     def _ask(
@@ -208,6 +218,7 @@ class AsyncLink:
 
     def _ended(self, channel: Channel, done: Done, answer: list[Any] | Exception) -> None:
         self._in_use.discard(channel)
+        channel.answer = None
         if channel.is_open and not self._is_closed:
             self._idle.append(channel)
         else:
@@ -229,10 +240,18 @@ class AsyncLink:
             return None
         finally:
             if answer.cancelled():
-                self._break_off(turn.carrier)
+                self._break_off(turn)
 
-    def _break_off(self, channel: Channel) -> None:
-        """Let go of a channel over which a reply may still be on its way."""
+    def _break_off(self, turn: AsyncTurn) -> None:
+        """Let go of a channel over which a reply may still be on its way.
+
+        It may have come since the future was cancelled: then the channel is not this turn's any
+        more, but idle, or carries another exchange.
+        """
+        channel = turn.carrier
+        if channel.answer is not turn.answer:
+            return
+        channel.answer = None
         channel.close()
         self._in_use.discard(channel)
         self._permits.give_back()
@@ -364,7 +383,7 @@ class AsyncLink:
         closing = [one for one in self._idle if isinstance(one, Channel)]
         await self._drop_idle()
         for one in list(self._in_use):
-            if isinstance(one, Channel) and not one.is_awaited:
+            if isinstance(one, Channel) and one.answer is None:
                 one.lose()
                 closing.append(one)
         try:

@@ -57,7 +57,8 @@ class Channel(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._gone = self._loop.create_future()  # done when the transport is
         self.is_open = True
-        self.is_awaited = False  # somebody would close it who is cancelled
+        #: Of the exchange under way, where somebody awaits it who ends it if he is cancelled.
+        self.answer: asyncio.Future[list[Any]] | None = None
         self._transport.set_protocol(self)
 
     def ask(self, request: bytes, replies: int, deadline: float, done: Done) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from tiercache.errors import StoreError
+from tiercache.errors import StoreError, StoreTimeout
 
 __all__ = [
     "Claim",
@@ -42,6 +42,7 @@ __all__ = [
     "Payload",
     "Store",
     "StoreBusy",
+    "StoreHeldUp",
     "StoreRefused",
     "Stored",
     "Tail",
@@ -136,6 +137,13 @@ class StoreBusy(StoreError):
     """Every connection of this process is in use: we are overloaded, the store may be well.
 
     A breaker must not count it against the store.
+    """
+
+
+class StoreHeldUp(StoreTimeout):
+    """No answer was seen in time by an event loop that did not look in time: it was held up.
+
+    That says nothing of the store: a breaker must not count it.
     """
 
 

@@ -41,7 +41,7 @@ class Behind:
         max_wait: Duration = "30s",
         max_attempts: int | None = 8,
         backoff: Duration | tuple[Duration, Duration] = ("100ms", "1m"),
-        claim_timeout: Duration = "30s",
+        claim_timeout: Duration = "15s",
         durable: bool = True,
         workers: int = 1,
         on_sigterm: bool = False,
