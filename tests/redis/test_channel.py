@@ -7,9 +7,12 @@ import contextlib
 
 import pytest
 
+from tests.links import open_sockets
 from tests.servers import Proxy
 from tiercache.errors import StoreError, StoreTimeout
+from tiercache.tiers._redis_async import AsyncLink
 from tiercache.tiers._redis_channel import Channel
+from tiercache.tiers._redis_link import Command
 from tiercache.tiers._redis_permits import Permits
 from tiercache.tiers.redis import Redis
 from tiercache.tiers.store import Item
@@ -247,6 +250,29 @@ class TestLinks:
         assert bytes((await space.aread("1")).payload) == b"1"
         await store.aclose()
 
+    @pytest.mark.parametrize("is_taken_over", [False, True])
+    async def test_what_was_given_up_is_not_sent_later(self, own_server, is_taken_over):
+        """A big write that timed out neither keeps its socket nor lands after a later delete."""
+        store = Redis(own_server.url, timeout=0.2)
+        other = Redis(own_server.url, timeout=10)
+        space, witness = store.namespace("u"), other.namespace("u")
+        await witness.awrite("1", b"1", 60)
+        if is_taken_over:
+            await space.awrite("1", b"1", 60)
+        before = open_sockets()
+        own_server.freeze()
+        with pytest.raises(StoreTimeout):
+            await space.awrite("1", bytes(30_000_000), 60)
+        await asyncio.sleep(0)  # the loop closes what was aborted in its next turn
+        assert open_sockets() == before - is_taken_over
+        own_server.thaw()
+        await witness.adelete(["1"])
+        for _ in range(20):  # the server reads on, if there is anything to read
+            await asyncio.sleep(0.01)
+            assert await witness.aread("1") is None
+        await store.aclose()
+        await other.aclose()
+
     async def test_a_refused_read_is_an_error_for_all_readers(self, server):
         """What the server refuses comes out as StoreError, one for each reader."""
         store = Redis(server.url, timeout=5)
@@ -282,6 +308,42 @@ class TestLinks:
         server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert bytes((await space.aread("1")).payload) == b"1"
         await store.aclose()
+
+
+class TestCancelledAndAnsweredAtOnce:
+    """A reply may come between the cancellation of who awaits it and his hearing of it."""
+
+    @contextlib.asynccontextmanager
+    async def moment(self, server):
+        """Open a link to a server, whose one exchange was cancelled and then answered."""
+        async with channel_to(server) as channel:
+            link = AsyncLink(pytest.fail, 2, 5.0, "x")
+            link._idle.append(channel)
+            asking = asyncio.create_task(link.exchange("get", [Command(None, GET)]))
+            await server.requests.get()
+            asking.cancel()
+            channel.data_received(b"+LATE\r\n")
+            yield link, channel, asking
+
+    async def test_the_connection_is_given_back_once(self):
+        """Its permit is not given back twice, nor a connection closed that is idle."""
+        async with Server() as server, self.moment(server) as (link, channel, asking):
+            await asyncio.gather(asking, return_exceptions=True)
+            assert asking.cancelled()
+            assert link._idle == [channel]
+            assert channel.is_open
+            assert [link._permits.take() for _ in range(3)] == [True, True, False]
+
+    async def test_the_next_exchange_is_told_of_its_reply(self):
+        """Whoever has taken the connection meanwhile keeps it, and gets his own reply."""
+        async with Server() as server, self.moment(server) as (link, channel, asking):
+            end = asyncio.get_running_loop().create_future()
+            assert link.start("get", GET, 1, None, end.set_result)
+            await asyncio.gather(asking, return_exceptions=True)
+            await server.requests.get()
+            server.peers[0].write(b"+MINE\r\n")
+            assert await asyncio.wait_for(end, 10) == [b"MINE"]
+            assert link._idle == [channel]
 
 
 class TestPermits:

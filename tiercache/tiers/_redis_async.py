@@ -23,6 +23,7 @@ from tiercache.tiers._redis_channel import (
     Channel,
     Done,
     abandon,
+    drop_unsent,
     settle,
     take_over,
 )
@@ -355,6 +356,8 @@ class AsyncLink:
         """Take back a connection that is not to be used again."""
         try:
             # Cancelled or failed: a reply may still be on its way, never reuse this socket.
+            if not is_sound:
+                drop_unsent(connection)
             await connection.disconnect(nowait=True)
             if self._opener is not None and not is_sound:
                 await self._drop_idle()  # another server may have taken the place of theirs

@@ -72,13 +72,20 @@ class Channel(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Be of no more use; whoever waits for replies is told nothing."""
+        """Be of no more use; whoever waits for replies is told nothing.
+
+        What has not been sent yet is dropped: a write that was given up would take effect later.
+        """
+        is_under_way = self._done is not None
         self.is_open = False
         self._done = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._transport.close()
+        if is_under_way:
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     async def wait_closed(self) -> None:
         """Wait until the socket is closed."""
@@ -175,6 +182,13 @@ def take_over(connection: Any, refusal: type[Exception]) -> Channel | None:
         return None
     connection._reader = connection._writer = None  # noqa: SLF001 - there is no public way
     return Channel(writer, make_error, refusal)
+
+
+def drop_unsent(connection: Any) -> None:
+    """Have a connection of redis-py's, about to be disconnected, send no more."""
+    transport = getattr(getattr(connection, "_writer", None), "transport", None)
+    if transport is not None:
+        transport.abort()
 
 
 def abandon(carrier: Any) -> None:
