@@ -135,7 +135,8 @@ class Flights:
         self.lock = threading.RLock()
         self._name = name
         self.era = 1  # advanced by every change; guarded by lock
-        self.decks: tuple[dict[str, Flight], ...] = ({}, {})  # guarded by lock
+        # Guarded by lock, but for flights of the short ways, which begin in one step without it.
+        self.decks: tuple[dict[str, Flight], ...] = ({}, {})
         self.fences: dict[str, int] = {}  # writes under way, by key; written under lock
         self._overlaps: set[str] = set()  # fenced, and written otherwise, too; guarded by lock
         self.closed_fences = 0  # clears under way; guarded by lock
@@ -327,8 +328,9 @@ class Flights:
             for tag in tags:
                 self._tags.note(tag, self.era)
             for deck in self.decks:
-                for key in [key for key, flight in deck.items() if _may_carry(flight, tags)]:
-                    del deck[key]
+                for flight in _aboard(deck):
+                    if _may_carry(flight, tags):
+                        deck.pop(flight.key, None)
             self._changed.note_all(self.era)  # reads without a flight: of what tags, nobody knows
 
     def would_deadlock(self, flight: Flight, mine: Sequence[Flight]) -> bool:
@@ -362,7 +364,7 @@ class Flights:
     def under_way(self) -> list[Flight]:
         """Return the flights that have not landed."""
         with self.lock:
-            return [flight for deck in self.decks for flight in deck.values()]
+            return [flight for deck in self.decks for flight in _aboard(deck)]
 
     # Below, the lock is held.
 
@@ -395,6 +397,11 @@ class Flights:
     def _detach_all(self) -> None:
         for deck in self.decks:
             deck.clear()
+
+
+def _aboard(deck: dict[str, Flight]) -> Iterable[Flight]:
+    """Return the flights of a deck as it is now: some begin without the lock, at any moment."""
+    return deck.copy().values()
 
 
 def _may_carry(flight: Flight, tags: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.kinds import Kind
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ def test_the_numbers_are_metrics(place):
         behind.put(number, "a")
     behind.flush()
     behind.put(5, "waits")
+    until(lambda: behind.stats().lag_seconds > 0)  # in whole milliseconds
     found = {
         metric.name: point.value
         for resource in reader.get_metrics_data().resource_metrics
