@@ -24,6 +24,7 @@ from .options import (
     error_classes,
     is_async,
     same_kind,
+    switch,
     tag_options,
     takes_many,
     ttl_options,
@@ -240,7 +241,7 @@ class Cached(ABC):
             timeout=timeout,
             soft_timeout=soft,
             **staleness.as_options(),
-            lease=_checked_lease(options.lease, name),
+            lease=switch(options.lease, f"lease of {name}"),
             on_hit=self._count_bulk_hit,
         )
 
@@ -474,12 +475,6 @@ def _takes_instance(batch: Callable[..., Any] | None) -> bool:
         return False
     first = next(iter(inspect.signature(batch).parameters), "")
     return first in FIRST_OF_METHODS
-
-
-def _checked_lease(lease: object, name: str) -> bool:
-    if not isinstance(lease, bool):
-        raise ConfigurationError(f"lease of {name} must be True or False, got {lease!r}")
-    return lease
 
 
 def _checked_batch(batch: Callable[..., Any] | None, function: Callable[..., Any]) -> Batch:

@@ -235,7 +235,7 @@ class Flow(Loading):
         while True:
             with self.flights.lock:
                 self.flights.detach(key)
-                flight, _ = self.flights.board(key, port.deck, spec.flight_seconds, port.loop())
+                flight = self.flights.replace(key, port.deck, spec.flight_seconds, port.loop())
             flight.replaces = True
             flight.stale = self.standing(key)
             fly = self.fly(port, flight, spec, args, kwargs)

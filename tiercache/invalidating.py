@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .calls import Calls
 from .errors import ConfigurationError
-from .options import checked_function, checked_tags, is_async, same_kind
+from .options import checked_function, checked_tags, is_async, same_kind, switch
 
 if TYPE_CHECKING:
     from .cache import Cache
@@ -173,11 +173,7 @@ class Invalidating:
         return after
 
     def _checked_creates(self, creates: bool) -> bool:
-        if not isinstance(creates, bool):
-            raise ConfigurationError(
-                f"creates of {self.name} must be True or False, got {creates!r}"
-            )
-        if creates and not self._keys:
+        if switch(creates, f"creates of {self.name}") and not self._keys:
             raise ConfigurationError(
                 f"creates of {self.name} needs the keys that it creates; give key="
             )

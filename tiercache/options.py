@@ -19,6 +19,17 @@ MAX_TAG = 10_000  # characters
 Tags = Sequence[str] | Callable[[Any], Iterable[str]]
 
 
+def switch(value: object, name: str) -> bool:
+    """Return what is either on or off.
+
+    Raises:
+        ConfigurationError: If it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def fixed_ttl(ttl: Duration | None) -> float | None:
     """Return a fixed TTL in seconds; None or infinity: no expiry."""
     if ttl is None or (isinstance(ttl, float) and ttl == math.inf):

@@ -169,8 +169,7 @@ class Refreshing(Lookup):
                 if flight.deadline > monotonic():
                     return None
                 # It hangs, and nobody follows it who would leave it behind.
-                flights.detach_flight(flight)
-                flight, _ = flights.board(key, port.deck, seconds, port.loop())
+                flight = flights.replace(key, port.deck, seconds, port.loop())
             flight.renews = True
             flight.stale = found
             return flight

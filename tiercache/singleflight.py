@@ -164,13 +164,27 @@ class Flights:
         flights = self.decks[deck]
         with self.lock:
             flight = flights.get(key)
-            if flight is None or _is_stranded(flight):
-                flight = flights[key] = Flight(key, deck, seconds, loop)
-                flight.era = self.era
-                flight.home = self._name
-                return flight, True
+            if flight is not None and _is_stranded(flight):
+                return self.replace(key, deck, seconds, loop), True
+            if flight is None:
+                mine = self._flight(key, deck, seconds, loop)
+                flight = flights.setdefault(key, mine)  # one may have begun without the lock
+                if flight is mine:
+                    return flight, True
             flight.passengers += 1
             return flight, False
+
+    def replace(
+        self,
+        key: str,
+        deck: Deck,
+        seconds: float,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Flight:
+        """Start a flight in the place of what is under way on its deck; args as of ``board``."""
+        with self.lock:
+            flight = self.decks[deck][key] = self._flight(key, deck, seconds, loop)
+            return flight
 
     def land(self, flight: Flight, value: Any) -> None:
         """Give every passenger the value, and free the key."""
@@ -367,6 +381,14 @@ class Flights:
             return [flight for deck in self.decks for flight in _aboard(deck)]
 
     # Below, the lock is held.
+
+    def _flight(
+        self, key: str, deck: Deck, seconds: float, loop: asyncio.AbstractEventLoop | None
+    ) -> Flight:
+        flight = Flight(key, deck, seconds, loop)
+        flight.era = self.era
+        flight.home = self._name
+        return flight
 
     def end(self, flight: Flight) -> Sequence[Callable[[], None]] | None:
         """Free the key of a flight that has its outcome; return whom to wake."""

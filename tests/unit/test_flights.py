@@ -8,7 +8,7 @@ import pytest
 
 from tiercache import singleflight as singleflight_module
 from tiercache.entry import TaggedEntry
-from tiercache.singleflight import Deck, Flights
+from tiercache.singleflight import Deck, Flight, Flights
 
 
 @pytest.fixture
@@ -130,6 +130,57 @@ def test_tags_detach_the_flights_that_may_carry_them(flights):
         False,
     ]
     assert not flights.lasts(era, "a")  # a read without a flight knows no tags either
+
+
+def fly_without_the_lock(flights, key):
+    """Begin a flight as the short ways do; return the one that has the key then."""
+    flight = Flight(key, Deck.BLOCKING, 60)
+    return flights.decks[Deck.BLOCKING].setdefault(key, flight)
+
+
+class Overtaken(Flight):
+    """While it is looked at, another thread begins flights, which takes no lock."""
+
+    def __init__(self, flights, key):
+        super().__init__(key, Deck.BLOCKING, 60)
+        self._flights = flights
+
+    @property
+    def tags(self):
+        for number in range(100):
+            fly_without_the_lock(self._flights, f"{self.key}-{number}")
+        return ("t",)
+
+
+def test_flights_begin_while_tags_are_invalidated(flights):
+    """What has begun by then is detached, what begins meanwhile is not; nothing is raised."""
+    for key in "ab":
+        flights.decks[Deck.BLOCKING][key] = Overtaken(flights, key)
+    flights.outdate(["t"])
+    assert not {"a", "b"} & {flight.key for flight in flights.under_way()}
+    assert len(flights) == 200
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_flight_begins_without_the_lock_while_another_boards(flights, monkeypatch, replaces):
+    """There is one leader: who has it boarded joins it, unless he is to replace it."""
+    overtaking = []
+
+    def now():
+        if not overtaking:
+            overtaking.append(None)
+            overtaking.append(fly_without_the_lock(flights, "k"))
+        return 0.0
+
+    monkeypatch.setattr(singleflight_module, "monotonic", now)
+    if replaces:
+        flight = flights.replace("k", Deck.BLOCKING, 60)
+        assert not flights.is_current(overtaking[1])
+    else:
+        flight, leads = board(flights)
+        assert (flight, leads) == (overtaking[1], False)
+        assert flight.passengers == 2
+    assert flights.is_current(flight)
 
 
 def test_few_changes_are_remembered(monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tiercache.errors import ConfigurationError
+from tiercache.options import switch
 from tiercache.ttl import Duration, seconds
 from tiercache.writes.backoff import Backoff, backoff_of
 
@@ -62,6 +63,8 @@ def options_of(
     _check_count("workers", workers, 0, "threads of this process; 0: others write")
     if max_attempts is not None:
         _check_count("max_attempts", max_attempts, 1, "attempts; None: as many as it takes")
+    for name, value in (("merge", merge), ("durable", durable), ("on_sigterm", on_sigterm)):
+        switch(value, name)
     if when_full not in ("wait", "raise"):
         raise ConfigurationError(f'when_full must be "wait" or "raise", got {when_full!r}')
     if not workers and not durable:
