@@ -148,10 +148,11 @@ async def test_what_nobody_asked_for_closes():
         assert not channel.is_open
 
 
-async def test_a_reply_too_many_closes():
-    """Not even where it comes together with the one that was asked for."""
+@pytest.mark.parametrize("more", [b"+MORE\r\n", b"+MO", b"+"])
+async def test_a_reply_too_many_closes(more):
+    """Not even where it comes, or begins, together with the one that was asked for."""
     async with Server() as server, channel_to(server) as channel:
-        assert await answered(server, channel, b"+OK\r\n+MORE\r\n") == [b"OK"]
+        assert await answered(server, channel, b"+OK\r\n" + more) == [b"OK"]
         assert not channel.is_open
 
 

@@ -127,7 +127,7 @@ class Channel(asyncio.Protocol):
             if isinstance(reply, Exception):
                 self._check(reply)
             replies.append(reply)
-        if reader.gets() is not False:  # it would be taken for the answer to what is asked next
+        if reader.has_data():  # it would be taken for the answer to what is asked next
             self.is_open = False
         return True
 

@@ -1,6 +1,6 @@
 """Replies of the Redis protocol (RESP2), parsed as their bytes arrive.
 
-With hiredis it does the work; without, `ReplyReader` has the same two methods. Both keep what is
+With hiredis it does the work; without, `ReplyReader` has the same methods. Both keep what is
 not complete yet, and return an error reply as an exception in its place. Bulk texts are bytes.
 """
 
@@ -34,6 +34,9 @@ class Replies(Protocol):
         Raises:
             Exception: If it is none.
         """
+
+    def has_data(self) -> bool:
+        """Say whether there is more than was returned, if only a part of a reply."""
 
 
 def new_reader(make_error: MakeError) -> Replies:
@@ -73,6 +76,10 @@ class ReplyReader:
             self._at = 0
             self._pieces.clear()
         return self._parse(self._data, self._at)
+
+    def has_data(self) -> bool:
+        """Say whether there is more than was returned, if only a part of a reply."""
+        return bool(self._pieces) or self._at < len(self._data)
 
     def _parse(self, data: bytes, at: int) -> Any:
         while True:
