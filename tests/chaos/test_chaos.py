@@ -65,5 +65,7 @@ def broken_by(mutation: str, updates: float, seed: int) -> Report:
 )
 def test_a_broken_engine_is_noticed(mutation: str, updates: float, promise: str) -> None:
     """An engine with one part taken out breaks the promise that the part is there for."""
-    rounds = (broken_by(mutation, updates, seed) for seed in range(20))  # a busy machine does little
+    rounds = (
+        broken_by(mutation, updates, seed) for seed in range(20)
+    )  # a busy machine does little
     assert any(report.counts[f"broken: {promise}"] for report in rounds)
