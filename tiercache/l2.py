@@ -28,6 +28,7 @@ from .tiers.store import Claim, Fill, Item, Kind, Lease, LeaseMode, StoreRefused
 if TYPE_CHECKING:
     from .runtime import Port
     from .tiers.store import Namespace, Store, Stored
+    from .waits import Waits
 
 
 SETTLING_SECONDS = 10.0  # after which whoever delivers what is owed is given up
@@ -52,6 +53,7 @@ class L2:
         self._hooks = hooks
         self._counters = counters
         self._telemetry = telemetry
+        self.waits: Waits | None = None  # who waits for what others bring to the store
         self._lock = threading.RLock()
         # Keys whose leases wait for a commit of this process, and until when at most: not awaited
         # here. Changed in single steps.
@@ -333,6 +335,8 @@ class L2:
         if self._hooks.on_event:
             self._hooks.tell(Event("store_error", self._cache, key, operation))
         self.health.failed(self._cache, operation, error, seconds)
+        if self.waits is not None and self.breaker.state is not State.CLOSED:
+            self.waits.tell_all(Kind.CLEAR)  # nobody can bring it any more: they need not wait
 
 
 def _quietly(renew: Callable[[], float | None]) -> Callable[[], float | None]:

@@ -100,6 +100,7 @@ class Nearby:
         self.bus: Bus | None = None
         if store is not None:
             self.l2 = L2(name, store, hooks, counters, self.telemetry)
+            self.l2.waits = self.waits
             self.bus = Bus(
                 self.l2.namespace,
                 self.l2.origin,
@@ -117,6 +118,7 @@ class Nearby:
         self.waits = Waits()
         if self.l2 is not None and self.bus is not None:
             self.l2.after_fork()
+            self.l2.waits = self.waits
             self.bus.after_fork(self.l2.namespace, self.l2.origin, self.waits)
             self.drop()
 

@@ -512,6 +512,26 @@ class TestDying:
         assert leading.result(10) == "value"
         one.store.heal()
 
+    @pytest.mark.parametrize("trouble", ["fail", "hang"])
+    def test_l2_down_while_another_loads(self, kind, dict_processes, loader, beside, trouble):
+        """Who waits for the value of another process loads, instead of waiting out its lease."""
+        pair = dict_processes.several(2)
+        functions = [cache.cached("f:{x}")(loader.function) for cache in pair]
+        loader.rows.update({1: "value", 2: "other"})
+        gate = loader.gate()
+        leading = beside(functions[0], 1)
+        gate.until_reached()
+        waiting = beside(functions[1], 1)
+        until(lambda: len(pair[1].flow.waits) == 1)
+        began = time.monotonic()
+        getattr(pair[1].store, trouble)()
+        assert kind.call(functions[1], 2) == "other"  # somebody finds out
+        assert waiting.result(10) == "value"
+        assert time.monotonic() - began < PROMPTLY
+        pair[1].store.heal()
+        gate.open()
+        assert leading.result(10) == "value"
+
     def test_l2_down_before_loading(self, kind, dict_processes, loader):
         """Without L2 each process loads for itself, and waits for nobody."""
         one, two = dict_processes.several(2)

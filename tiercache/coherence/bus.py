@@ -239,6 +239,10 @@ class Bus:
         self._listener.hear_gap(was_blind=self.is_blind)
         self._waits.tell_all(Kind.CLEAR)
 
+    def cut_off(self) -> None:
+        """Note that there is no news any more: who waits for some must ask."""
+        self._waits.tell_all(Kind.CLEAR)
+
     def _watch(self, reader: _Reader) -> None:
         """Have L1 let go of in time, whatever the reader's thread is busy with."""
         this = weakref.ref(self)
@@ -370,7 +374,7 @@ class _Reader:
         bus = self._bus()
         if bus is None or self._stopped.is_set():
             return
-        self.is_connected = do is not None
+        was_connected, self.is_connected = self.is_connected, do is not None
         if do is not None:
             if self._owes_gap:
                 bus.gap()
@@ -383,6 +387,8 @@ class _Reader:
                 self._stopped.wait(ECHO_SECONDS)
             return
         bus.check(self, time.monotonic())
+        if was_connected:
+            bus.cut_off()
         del bus
         self._stopped.wait(self._next_pause())
 
