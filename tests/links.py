@@ -89,13 +89,16 @@ class AsyncioCaller:
             self._runner = None
 
 
-def open_sockets() -> int:
-    """Return how many sockets this process has."""
-    count = 0
+def open_sockets() -> set[str]:
+    """Return the names of this process's sockets.
+
+    What earlier tests have left may be closed at any time: look for what is new, not how many.
+    """
+    names = set()
     for link in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            count += str(link.readlink()).startswith("socket:")
-    return count
+        with suppress(OSError):  # closed meanwhile
+            names.add(str(link.readlink()))
+    return {name for name in names if name.startswith("socket:")}
 
 
 Caller = BlockingCaller | AsyncioCaller

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.coherence.conftest import hear_all, listen
+from tests.links import open_sockets
 from tests.servers import Proxy, RedisServer, binaries, free_port
 from tests.waiting import in_time, until
 from tiercache import LRU, MISS, Cache, Plugin, Redis
@@ -53,11 +54,6 @@ def change(kind, how, cache, f):
 
 def bus_threads():
     return [thread for thread in threading.enumerate() if thread.name == "tiercache-bus"]
-
-
-def open_sockets():
-    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
-    return sum(os.path.islink(link) and os.readlink(link).startswith("socket:") for link in links)
 
 
 class TestPeers:
@@ -508,16 +504,16 @@ class TestBeginning:
         """A cache that nobody has asked anything has no thread."""
         before = bus_threads()
         cache = processes.start()
-        assert bus_threads() == before
+        assert not set(bus_threads()) - set(before)
         cache.get("k")
-        assert len(bus_threads()) == len(before) + 1
+        assert len(set(bus_threads()) - set(before)) == 1
 
     def test_a_cache_without_l2_has_none(self, kind, cache):
         """There is nobody to listen to."""
         before = bus_threads()
         kind.do(cache, "set", "k", 1)
         kind.do(cache, "delete", "k")
-        assert bus_threads() == before
+        assert not set(bus_threads()) - set(before)
 
     def test_one_reader_however_many_callers(self, processes):
         """Those who come first at the same time start one thread between them."""
@@ -580,8 +576,8 @@ class TestEnding:
         kind.do(cache, "set", "k", 1)
         kind.do(cache, "get", "k")
         kind.do(cache, "close")
-        assert bus_threads() == threads
-        assert open_sockets() == sockets
+        assert not set(bus_threads()) - set(threads)
+        assert open_sockets() <= sockets
         assert len(cache.memory) == 0
         kind.do(cache, "close")
 
@@ -612,7 +608,7 @@ class TestEnding:
     def test_a_cache_that_is_dropped(self, redis_server):
         """Without close its thread ends, and with it the connection."""
         gc.collect()
-        threads, sockets = len(bus_threads()), open_sockets()
+        threads, sockets = set(bus_threads()), open_sockets()
         store = Redis(redis_server.url, timeout=5)
         cache = Cache("dropped", l2=store)
         listen(cache)
@@ -620,9 +616,9 @@ class TestEnding:
         del cache
         gc.collect()
         assert gone() is None
-        until(lambda: len(bus_threads()) == threads)
+        until(lambda: set(bus_threads()) <= threads)
         store.close()
-        until(lambda: open_sockets() == sockets)
+        until(lambda: open_sockets() <= sockets)
 
     def test_asyncio_run_after_asyncio_run(self, processes):
         """The reader is no task: it outlives event loops."""

@@ -265,7 +265,8 @@ class TestLinks:
         with pytest.raises(StoreTimeout):
             await space.awrite("1", bytes(30_000_000), 60)
         await asyncio.sleep(0)  # the loop closes what was aborted in its next turn
-        assert open_sockets() == before - is_taken_over
+        assert open_sockets() <= before
+        assert len(before - open_sockets()) >= is_taken_over
         own_server.thaw()
         await witness.adelete(["1"])
         for _ in range(20):  # the server reads on, if there is anything to read

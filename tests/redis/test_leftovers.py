@@ -10,23 +10,12 @@ import time
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
+from tests.links import open_sockets
 from tests.servers import Proxy
 from tiercache.tiers.redis import Redis
-
-
-def open_sockets():
-    """How many sockets this process has."""
-    count = 0
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            count += str(link.readlink()).startswith("socket:")
-        except OSError:
-            continue
-    return count
 
 
 class TestLeftovers:
@@ -48,8 +37,8 @@ class TestLeftovers:
         store.close()
         store.close()
         gc.collect()
-        assert open_sockets() == sockets
-        assert threading.enumerate() == threads
+        assert open_sockets() <= sockets
+        assert set(threading.enumerate()) <= set(threads)
 
     def test_a_tail_leaves_nothing_behind(self, server):
         """A reader of the log has one connection, which its close ends."""
@@ -59,10 +48,10 @@ class TestLeftovers:
         before = open_sockets()
         space.write("1", b"1", 60)
         assert [message.names for message in tail.read(5) if message.names] == [("1",)]
-        assert open_sockets() == before + 1
+        assert len(open_sockets() - before) == 1
         tail.close()
         tail.close()
-        assert open_sockets() == before
+        assert open_sockets() <= before
         space.delete(["1"])
         assert [message.names for message in tail.read(5) if message.names] == [("1",)]
         tail.close()
@@ -78,7 +67,7 @@ class TestLeftovers:
             for _ in range(3):
                 asyncio.run(space.aread("1"))
                 gc.collect()
-                assert open_sockets() == sockets
+                assert open_sockets() <= sockets
         store.close()
 
     def test_a_loop_closed_by_hand_is_cleaned_up_later(self, server, recwarn):
@@ -93,7 +82,7 @@ class TestLeftovers:
         store.close()
         del loop
         gc.collect()
-        assert open_sockets() == sockets
+        assert open_sockets() <= sockets
         assert [str(w.message) for w in recwarn] == []
 
     async def test_aclose_closes_this_loop_now(self, server):
@@ -102,9 +91,9 @@ class TestLeftovers:
         space = store.namespace("u")
         sockets = open_sockets()
         await asyncio.gather(*(space.awrite(f"{n}", b"1", 60) for n in range(10)))
-        assert open_sockets() > sockets
+        assert open_sockets() - sockets
         await store.aclose()
-        assert open_sockets() == sockets
+        assert open_sockets() <= sockets
 
     def test_close_reaches_loops_of_other_threads(self, server):
         """close() from one thread closes the connections of a loop that runs in another."""
@@ -115,10 +104,10 @@ class TestLeftovers:
         thread.start()
         before = open_sockets()
         asyncio.run_coroutine_threadsafe(space.aread("1"), loop).result(10)
-        assert open_sockets() == before + 1
+        assert len(open_sockets() - before) == 1
         store.close()
         deadline = time.monotonic() + 10
-        while open_sockets() > before:
+        while open_sockets() - before:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         loop.call_soon_threadsafe(loop.stop)

@@ -143,7 +143,7 @@ def test_nothing_is_left_behind(open_link, group):
     link.side_by_side(*[list(set_and_get())] * 4)
     link.close()
     gc.collect()
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 class TestSentinelsInTrouble:
