@@ -30,9 +30,10 @@ _SUSPENDED: Final = object()  # in a value's place, where a load has not ended i
 
 def async_way(call: Call, port: AsyncPort) -> Way:  # noqa: C901, PLR0915 - likewise
     """Return the short way of a function that is defined by ``async def``."""
-    flow, memory, spec, text, copy = call.flow, call.memory, call.spec, call.text, call.copy
+    flow, memory, spec, text, copy = call.flow, call.flow.memory, call.spec, call.text, call.copy
     function, seconds, counters = spec.function, spec.load_seconds, spec.counters
     assert function is not None
+    assert memory is not None
     notice, describe, deck_of_tasks = flow.telemetry.notice, flow.describe, Deck.ASYNCIO
     coroutine_type = CoroutineType
     running_loop, current_task, keep = asyncio.get_running_loop, asyncio.current_task, keeper(call)

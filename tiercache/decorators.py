@@ -271,30 +271,19 @@ class Cached(ABC):
     def _way(self) -> Way:
         """Return what answers the calls that the wrapper cannot."""
         cache = self.cache
-        flow, memory = cache.flow, cache.memory
+        flow = cache.flow
+        known: dict[str, Any] = {
+            "flow": flow,
+            "spec": self.spec,
+            "text": self.maker.text,
+            "key": self.maker.of,
+            "nearby": self._nearby,
+            "long_way": self._read,
+            "copy": cache.copy,
+        }
         if flow.l2 is not None and may_hold(flow, self.spec):
-            return self._store_way(
-                StoreCall(
-                    *(flow, flow.l2, self.spec),
-                    text=self.maker.text,
-                    key=self.maker.of,
-                    nearby=self._nearby,
-                    long_way=self._read,
-                    copy=cache.copy,
-                )
-            )
-        if memory is None or not is_plain(flow, self.spec):
-            return self._slow
-        return self._short_way(
-            Call(
-                *(flow, memory, self.spec),
-                text=self.maker.text,
-                key=self.maker.of,
-                nearby=self._nearby,
-                long_way=self._read,
-                copy=cache.copy,
-            )
-        )
+            return self._store_way(StoreCall(l2=flow.l2, **known))
+        return self._short_way(Call(**known)) if is_plain(flow, self.spec) else self._slow
 
     @abstractmethod
     def many_of(self, bound: tuple[Any, ...], items: Iterable[Any]) -> Any:

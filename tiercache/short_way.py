@@ -2,10 +2,9 @@
 
 It does what ``_slow`` and ``Flow.read`` do for such a call, in one function, since the long way
 costs more than many a function that is cached: coroutines, looks at what is not there, and 0.1 us
-for each function that is called on the way. Whatever
-is not plain after all takes the long way, before anything was done: a flight to join, a tracer,
-what is written behind. A loader that has asked for its ``current_load()`` has its value kept as on
-the long way.
+for each function that is called on the way. Whatever is not plain after all takes the long way,
+before anything was done: a flight to join, a tracer, what is written behind. A loader that has
+asked for its ``current_load()`` has its value kept as on the long way.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from .flow import Flow
     from .runtime import BlockingPort, Port
     from .spec import Spec
-    from .tiers.memory import Memory, Removed
+    from .tiers.memory import Removed
 
 #: From the arguments of a call to its answer, or to an awaitable of it.
 Way = Callable[..., Any]
@@ -41,17 +40,16 @@ ELSEWHERE: Final = object()  # in a value's place, where it is to be had on the 
 Keep = Callable[["Flights", Flight, Any, float], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """What a short way needs to know of the function it is for."""
 
     flow: Flow
-    memory: Memory
     spec: Spec
     text: Callable[..., str]  # from arguments to key; it may raise anything
     key: Callable[..., str]  # the same, which says what is wrong with the arguments
     nearby: Callable[[Any, Any, str], Any]  # from args, kwargs and key to what L1 holds, or MISS
-    long_way: Callable[[Any, Any, str], Any]
+    long_way: Callable[..., Any]  # given args, kwargs, key, and the flight to go on with, if any
     copy: Callable[[Any], Any] | None
 
 
@@ -71,10 +69,11 @@ def is_plain(flow: Flow, spec: Spec) -> bool:
 
 def blocking_way(call: Call, port: BlockingPort) -> Way:
     """Return the short way of a blocking function."""
-    flow, memory, spec, text, copy = call.flow, call.memory, call.spec, call.text, call.copy
+    flow, memory, spec, text, copy = call.flow, call.flow.memory, call.spec, call.text, call.copy
     function, seconds, outer = spec.function, spec.load_seconds, loading_now.get
     counters, coroutine = spec.counters, CoroutineType
     assert function is not None
+    assert memory is not None
     notice, describe, blocking = flow.telemetry.notice, flow.describe, Deck.BLOCKING
     enter, leave, keep = loading_now.set, loading_now.reset, keeper(call)
 
@@ -132,7 +131,8 @@ def give_way(flights: Flights, flight: Flight) -> bool:
 
 def keeper(call: Call) -> Keep:  # noqa: C901 - one function: see above
     """Return what keeps the value of a plain load, lands its flight, and counts it."""
-    flow, memory, spec = call.flow, call.memory, call.spec
+    flow, memory, spec = call.flow, call.flow.memory, call.spec
+    assert memory is not None
     counters, times, loaded = spec.counters, spec.counters.load_times, flow.telemetry.loaded
     admit, ttl, now = memory.admit, spec.ttl, flow.time
     jitter, draw, all_times = flow.jitter, random.random, flow.load_times

@@ -10,12 +10,11 @@ join, a tracer, a store that does not answer or is owed something, a bus that is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .short_way import Way
+from .short_way import Call, Way, give_way
 from .singleflight import Flight, Source
 from .spec import MISS
 from .tiers.breaker import State
@@ -29,18 +28,11 @@ if TYPE_CHECKING:
     from .tiers.store import Stored
 
 
-@dataclass(frozen=True)
-class StoreCall:
-    """What the way needs to know of the function it is for."""
+@dataclass(frozen=True, kw_only=True)
+class StoreCall(Call):
+    """What the way to L2 needs to know of the function it is for."""
 
-    flow: Flow
     l2: L2
-    spec: Spec
-    text: Callable[..., str]  # from arguments to key; it may raise anything
-    key: Callable[..., str]  # the same, which says what is wrong with the arguments
-    nearby: Callable[[Any, Any, str], Any]  # from args, kwargs and key to what L1 holds, or MISS
-    long_way: Callable[..., Any]  # given args, kwargs, key, and the flight to go on with, if any
-    copy: Callable[[Any], Any] | None
 
     def begin(self, flight: Flight) -> bool:
         """Lead a flight, where the way to L2 is clear and nobody is on it; else return False."""
@@ -61,10 +53,8 @@ class StoreCall:
             return False
         flight.era = flights.era
         flight.home = flow.name
-        if flow.memory is None or flight.key not in flow.memory.table:
-            return True
-        flights.fail(flight, _Retry(), must_retry=True)  # somebody has landed since the look at L1
-        return False
+        has_landed = flow.memory is not None and flight.key in flow.memory.table
+        return not (has_landed and give_way(flights, flight))
 
     def take(
         self,
@@ -185,7 +175,3 @@ def async_store_way(call: StoreCall, port: AsyncPort) -> Way:
         return value if copy is None else copy(value)
 
     return read
-
-
-class _Retry(Exception):
-    """Nobody sees this: its flight is flown again."""
