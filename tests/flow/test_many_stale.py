@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -630,6 +631,22 @@ def test_a_soft_timeout_serves_stale_values_of_l2(
     assert kind.call(f.many, range(5)) == dict.fromkeys(range(5), 2)
 
 
+@contextmanager
+def deleted_once_read(cache: Cache, store: GatedStore) -> Iterator[None]:
+    """Have ``k:1`` deleted between the answer of L2 and what is made of it."""
+    gate = store.gate("read", is_after=True)
+
+    def delete() -> None:
+        gate.until_reached()
+        cache.delete("k:1")
+        gate.open()
+
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    yield
+    deleting.join()
+
+
 def test_what_was_invalidated_since_l2_was_read_stands_in_for_nothing(
     kind: Kind, make_cache: MakeCache, clock: FakeClock, source: Bulk
 ) -> None:
@@ -639,20 +656,9 @@ def test_what_was_invalidated_since_l2_was_read_stands_in_for_nothing(
     f = cache.cached("k:{x}", batch=source.batch)(source.function)
     kind.call(f.many, [1, 2])
     clock.advance(11)
-    gate = store.gate("read", is_after=True)
     source.error = Failure()
-    outcome: list[Any] = []
-
-    def delete_meanwhile() -> None:
-        gate.until_reached()
-        cache.delete("k:1")
-        gate.open()
-
-    deleting = threading.Thread(target=delete_meanwhile)
-    deleting.start()
-    with pytest.raises(LoadErrors) as caught:
-        outcome.append(kind.call(f.many, [1, 2]))
-    deleting.join()
+    with deleted_once_read(cache, store), pytest.raises(LoadErrors) as caught:
+        kind.call(f.many, [1, 2])
     assert caught.value.results == {2: 1}
     assert set(caught.value.errors) == {1}
 
@@ -666,17 +672,8 @@ def test_a_refresh_is_not_begun_for_what_was_invalidated_meanwhile(
     f = cache.cached("k:{x}", batch=source.batch)(source.function)
     kind.call(f.many, [1, 2])
     clock.advance(11)
-    gate = store.gate("read", is_after=True)
-
-    def delete_meanwhile() -> None:
-        gate.until_reached()
-        cache.delete("k:1")
-        gate.open()
-
-    deleting = threading.Thread(target=delete_meanwhile)
-    deleting.start()
-    assert kind.call(f.many, [1, 2]) == {1: 1, 2: 1}
-    deleting.join()
+    with deleted_once_read(cache, store):
+        assert kind.call(f.many, [1, 2]) == {1: 1, 2: 1}
     kind.settle(cache)
     assert source.batches[1:] == [[2]]
     assert kind.do(cache, "get", "k:1", MISS) is MISS

@@ -83,11 +83,8 @@ def test_an_older_row_does_not_stay(apart, rows, kind, op):
     until(lambda: kind.call(own, 1) == expected)
 
 
-def test_a_load_under_way_is_not_kept(apart, rows, kind):
-    """It began before the write was made, and ends after: its lease is gone."""
-    cache = apart.cache()
-    behind = writer_on(apart, rows, cache)
-    reader = apart.cache()
+def held_load(rows):
+    """Return a loader that holds on to what it has read; and events: it has read, it may go."""
     read, may_go = threading.Event(), threading.Event()
 
     def load(user_id):
@@ -96,6 +93,15 @@ def test_a_load_under_way_is_not_kept(apart, rows, kind):
         may_go.wait(10)
         return row
 
+    return load, read, may_go
+
+
+def test_a_load_under_way_is_not_kept(apart, rows, kind):
+    """It began before the write was made, and ends after: its lease is gone."""
+    cache = apart.cache()
+    behind = writer_on(apart, rows, cache)
+    reader = apart.cache()
+    load, read, may_go = held_load(rows)
     get = reader.cached("user:{user_id}")(load)
     behind.put(1, "new")
     cache.clear()
@@ -115,14 +121,7 @@ def test_a_refresh_under_way_is_not_kept(apart, rows):
     cache = apart.cache()
     behind = writer_on(apart, rows, cache)
     reader = apart.cache()
-    read, may_go = threading.Event(), threading.Event()
-
-    def load(user_id):
-        row = rows.rows[user_id]
-        read.set()
-        may_go.wait(10)
-        return row
-
+    load, read, may_go = held_load(rows)
     get = reader.cached("user:{user_id}")(load)
     behind.put(1, "new")
     thread = threading.Thread(target=get.refresh, args=(1,))
